@@ -1,0 +1,230 @@
+// Package identity holds keys, addresses and signatures.
+//
+// Every key and signature starts with an algorithm byte, so that another
+// algorithm can join without a new format. Every signature covers a domain
+// tag: bytes signed for one purpose never verify for another. Private keys
+// print as [redacted] and are stored in files that only their owner can read.
+//
+//	key, err := identity.Generate()
+//	sig := key.Sign("zos.example.1", []byte("hello"))
+//	err = key.Public().Verify("zos.example.1", []byte("hello"), sig)
+//
+// The package doesn't know the chain: an address is the hash of the first key
+// of a party, and which keys speak for it later is the chain's business.
+package identity
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/btcsuite/btcd/btcutil/bech32"
+	"lukechampine.com/blake3"
+
+	"zos.internal/internal/atomicfile"
+	"zos.internal/internal/fault"
+)
+
+// Algorithm is the first byte of every key and signature.
+type Algorithm byte
+
+// Ed25519 is the only algorithm so far. 2 (ML-DSA-65), 3 (ed25519 with
+// ML-DSA-65) and 4 (secp256k1) are reserved.
+const Ed25519 Algorithm = 1
+
+const (
+	addressPrefix = "zos"
+	addressTag    = "zos/addr/1"
+	textPrefix    = "ed25519:"
+	secretPrefix  = "ed25519-secret:"
+)
+
+// PublicKey is an algorithm byte followed by the key (ed25519: 32 bytes). It is
+// a string so that it can be compared and used as a map key.
+type PublicKey string
+
+// PublicKeyFromBytes checks the algorithm and length of b.
+func PublicKeyFromBytes(b []byte) (PublicKey, error) {
+	if len(b) == 0 || Algorithm(b[0]) != Ed25519 {
+		return "", fault.Errorf(fault.Unsupported, "unsupported key algorithm; only ed25519 (1) is known")
+	}
+	if len(b) != 1+ed25519.PublicKeySize {
+		return "", fault.Errorf(fault.Invalid, "the ed25519 key has %d bytes instead of %d", len(b)-1, ed25519.PublicKeySize)
+	}
+	return PublicKey(b), nil
+}
+
+// ParsePublicKey reads the text form, "ed25519:" and 43 base64url characters.
+func ParsePublicKey(s string) (PublicKey, error) {
+	rest, ok := strings.CutPrefix(s, textPrefix)
+	if !ok {
+		return "", fault.Errorf(fault.Invalid, "the key %.60q doesn't start with %q", s, textPrefix)
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(rest)
+	if err != nil {
+		return "", fault.Errorf(fault.Invalid, "the key %.60q is not base64url: %w", s, err)
+	}
+	return PublicKeyFromBytes(append([]byte{byte(Ed25519)}, raw...))
+}
+
+// String is the text form.
+func (k PublicKey) String() string {
+	if len(k) < 1 {
+		return ""
+	}
+	return textPrefix + base64.RawURLEncoding.EncodeToString([]byte(k[1:]))
+}
+
+// Address is the address of a party whose first key is k.
+func (k PublicKey) Address() Address {
+	return blake3.Sum256([]byte(addressTag + "\x00" + string(k)))
+}
+
+// Verify checks a signature that Sign made with the same tag and message. The
+// error is Denied, or Unsupported for an unknown algorithm.
+func (k PublicKey) Verify(tag string, msg, sig []byte) error {
+	if _, err := PublicKeyFromBytes([]byte(k)); err != nil {
+		return err
+	}
+	if len(sig) == 0 || Algorithm(sig[0]) != Ed25519 {
+		return fault.Errorf(fault.Unsupported, "unsupported signature algorithm; only ed25519 (1) is known")
+	}
+	if len(sig) != 1+ed25519.SignatureSize || !ed25519.Verify(ed25519.PublicKey(k[1:]), signed(tag, msg), sig[1:]) {
+		return fault.Errorf(fault.Denied, "the signature by %v doesn't fit; the data was changed or signed for something else", k)
+	}
+	return nil
+}
+
+func signed(tag string, msg []byte) []byte {
+	return append(append(make([]byte, 0, len(tag)+1+len(msg)), tag+"\x00"...), msg...)
+}
+
+// Address names a party for ever: the BLAKE3 of its first key. Keys may rotate
+// beneath it.
+type Address [32]byte
+
+// String is the text form: bech32m with the prefix "zos", 62 characters.
+func (a Address) String() string {
+	data, err := bech32.ConvertBits(a[:], 8, 5, true)
+	if err != nil {
+		panic(fmt.Sprintf("identity: 32 bytes don't convert: %v", err))
+	}
+	s, err := bech32.EncodeM(addressPrefix, data)
+	if err != nil {
+		panic(fmt.Sprintf("identity: address doesn't encode: %v", err))
+	}
+	return s
+}
+
+// ParseAddress reads the text form. Only lower case is accepted, so that one
+// address has one spelling.
+func ParseAddress(s string) (Address, error) {
+	var a Address
+	hrp, data, version, err := bech32.DecodeGeneric(s)
+	switch {
+	case err != nil:
+		return a, fault.Errorf(fault.Invalid, "the address %.80q is mistyped: %w", s, err)
+	case hrp != addressPrefix || version != bech32.VersionM || s != strings.ToLower(s):
+		return a, fault.Errorf(fault.Invalid, "%.80q is not an address of this system; addresses start with %q", s, addressPrefix+"1")
+	}
+	raw, err := bech32.ConvertBits(data, 5, 8, false)
+	if err != nil || len(raw) != len(a) {
+		return a, fault.Errorf(fault.Invalid, "the address %.80q has a wrong length", s)
+	}
+	copy(a[:], raw)
+	return a, nil
+}
+
+// MarshalText and UnmarshalText put addresses into JSON and YAML.
+func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText reads the text form.
+func (a *Address) UnmarshalText(b []byte) (err error) { *a, err = ParseAddress(string(b)); return err }
+
+// PrivateKey signs. It never prints its secret.
+type PrivateKey struct {
+	key ed25519.PrivateKey
+}
+
+// Generate makes a new ed25519 key from the system's randomness.
+func Generate() (*PrivateKey, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generate key: %w", err)
+	}
+	return &PrivateKey{key}, nil
+}
+
+// FromSeed makes the key of a 32-byte secret.
+func FromSeed(seed [32]byte) *PrivateKey {
+	return &PrivateKey{ed25519.NewKeyFromSeed(seed[:])}
+}
+
+// Public is the key that verifies what k signs.
+func (k *PrivateKey) Public() PublicKey {
+	return PublicKey(append([]byte{byte(Ed25519)}, k.key.Public().(ed25519.PublicKey)...))
+}
+
+// Sign signs tag, a zero byte and msg. The result starts with the algorithm
+// byte. A tag must not be chosen by a peer.
+func (k *PrivateKey) Sign(tag string, msg []byte) []byte {
+	return append([]byte{byte(Ed25519)}, ed25519.Sign(k.key, signed(tag, msg))...)
+}
+
+// String keeps the secret out of every print.
+func (k *PrivateKey) String() string { return "[redacted]" }
+
+// GoString keeps the secret out of %#v.
+func (k *PrivateKey) GoString() string { return "[redacted]" }
+
+// Format keeps the secret out of every verb.
+func (k *PrivateKey) Format(f fmt.State, _ rune) { fmt.Fprint(f, "[redacted]") }
+
+// LogValue keeps the secret out of logs.
+func (k *PrivateKey) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+
+// Save writes the key to a new file of mode 0600. An existing file is a
+// Conflict: a key is never overwritten.
+func (k *PrivateKey) Save(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fault.Errorf(fault.Conflict, "write key %s: the file exists; choose another name or remove it yourself", path)
+	}
+	text := "# " + k.Public().Address().String() + "\n" + secretPrefix + hex.EncodeToString(k.key.Seed()) + "\n"
+	return atomicfile.Write(path, []byte(text), 0o600)
+}
+
+// Load reads a key that Save wrote. A file that others can read is Denied.
+func Load(path string) (*PrivateKey, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, fault.Errorf(fault.Of(err), "read key: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return nil, fault.Errorf(fault.Denied, "read key %s: others can read it; run chmod 600 on it", path)
+	}
+	if st.Size() > 4096 {
+		return nil, fault.Errorf(fault.Invalid, "read key %s: %d bytes are too many for a key file", path, st.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fault.Errorf(fault.Of(err), "read key: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		rest, ok := strings.CutPrefix(line, secretPrefix)
+		seed, err := hex.DecodeString(rest)
+		if !ok || err != nil || len(seed) != ed25519.SeedSize {
+			break
+		}
+		return FromSeed([32]byte(seed)), nil
+	}
+	return nil, fault.Errorf(fault.Invalid, "read key %s: this is no key file; make one with zos key new", path)
+}
