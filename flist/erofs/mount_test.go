@@ -1,0 +1,420 @@
+package erofs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"zos.internal/flist/tree"
+)
+
+// mount mounts image with a data device made by fill and returns the
+// directory. It skips where the machine can't.
+func mount(t *testing.T, image []byte, fill func(*os.File) error) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting EROFS needs root")
+	}
+	known, err := os.ReadFile("/proc/filesystems")
+	if err != nil || !bytes.Contains(known, []byte("\terofs\n")) {
+		t.Skip("the kernel has no EROFS (or its module is not loaded)")
+	}
+	dir := t.TempDir()
+	// Metadata must not lie on tmpfs: the kernel mounts no EROFS from it.
+	ram, mnt := filepath.Join(dir, "ram"), filepath.Join(dir, "mnt")
+	for _, d := range []string{ram, mnt} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount("ram", ram, "ramfs", unix.MS_NODEV|unix.MS_NOSUID, "mode=700"); err != nil {
+		t.Skipf("no ramfs for the metadata: %v", err)
+	}
+	t.Cleanup(func() { unmount(t, ram) })
+	meta, data := filepath.Join(ram, "meta"), filepath.Join(dir, "data")
+	if err := os.WriteFile(meta, image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(le.Uint32(image[slotOffset+64:])) * BlockSize); err != nil {
+		t.Skipf("no sparse file of that size: %v", err)
+	}
+	if err := fill(f); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(meta, mnt, "erofs", unix.MS_RDONLY, "device="+data); err != nil {
+		if errors.Is(err, unix.ENOTBLK) {
+			t.Skip("this kernel mounts EROFS only from block devices")
+		}
+		t.Fatalf("mount: %v", err)
+	}
+	t.Cleanup(func() { unmount(t, mnt) })
+	return mnt
+}
+
+func unmount(t *testing.T, dir string) {
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Errorf("unmount %s: %v", dir, err)
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+	}
+}
+
+// layOut gives every file with content a place in a device and returns the
+// blocks of the device.
+func layOut(root *tree.Node) uint64 {
+	var next int64
+	done := make(map[*tree.Node]bool)
+	for _, n := range root.Walk() {
+		if n.IsRegular() && n.Size > 0 && !done[n] {
+			done[n] = true
+			n.Offset = next
+			next += alignUp(n.Size, BlockSize)
+		}
+	}
+	return uint64(next / BlockSize)
+}
+
+func writeContent(root *tree.Node) func(*os.File) error {
+	return func(f *os.File) error {
+		for _, n := range root.Walk() {
+			if n.Content == nil {
+				continue
+			}
+			b, err := n.ReadAll(1 << 24)
+			if err != nil {
+				return err
+			}
+			if _, err := f.WriteAt(b, n.Offset); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func file(perm uint32, content string) *tree.Node {
+	return &tree.Node{Mode: tree.Regular | perm, Size: int64(len(content)), Content: tree.Bytes(content)}
+}
+
+func insert(tb testing.TB, root *tree.Node, path string, n *tree.Node) *tree.Node {
+	tb.Helper()
+	if err := root.Insert(path, n); err != nil {
+		tb.Fatal(err)
+	}
+	return n
+}
+
+// acl is a POSIX ACL as the kernel stores it: version 2 and the three base
+// entries, one named user and the mask.
+func acl() string {
+	var b []byte
+	b = le.AppendUint32(b, 2)
+	for _, e := range [][3]uint32{{1, 7, ^uint32(0)}, {2, 5, 1000}, {4, 5, ^uint32(0)}, {16, 5, ^uint32(0)}, {32, 4, ^uint32(0)}} {
+		b = le.AppendUint16(b, uint16(e[0]))
+		b = le.AppendUint16(b, uint16(e[1]))
+		b = le.AppendUint32(b, e[2])
+	}
+	return string(b)
+}
+
+// nasty is a tree with everything that a Linux file system may hold.
+func nasty(tb testing.TB, many int) *tree.Node {
+	root := tree.NewDir(0o755)
+	root.Mtime, root.Nsec = 1700000000, 123456789
+	at := func(n *tree.Node, sec int64, nsec uint32) *tree.Node { n.Mtime, n.Nsec = sec, nsec; return n }
+	add := func(path string, n *tree.Node) *tree.Node { return insert(tb, root, path, n) }
+
+	add("empty", file(0o644, ""))
+	add("hello", at(file(0o4755, "hello\n"), 1700000000, 1))
+	add("setgid", at(file(0o2755, strings.Repeat("x", 4096)), -1, 999999999))
+	add("old", at(file(0o600, strings.Repeat("y", 4097)), -1<<40, 0))
+	add("future", at(file(0o000, strings.Repeat("z", 100000)), 1<<40, 5))
+	owner := add("owner", file(0o644, "o"))
+	owner.UID, owner.GID = 0xFFFFFFFE, 65536
+	sticky := add("tmp", tree.NewDir(0o1777))
+	sticky.UID = 65535
+	add("dev/null", &tree.Node{Mode: tree.Char | 0o666, Major: 1, Minor: 3})
+	add("dev/odd", &tree.Node{Mode: tree.Block | 0o660, Major: tree.MaxMajor, Minor: tree.MaxMinor, GID: 6})
+	add("dev/white", &tree.Node{Mode: tree.Char})
+	add("dev/mid", &tree.Node{Mode: tree.Block | 0o600, Major: 259, Minor: 300})
+	add("dev/fifo", &tree.Node{Mode: tree.FIFO | 0o622})
+	add("dev/sock", &tree.Node{Mode: tree.Socket | 0o777})
+	for _, n := range []int{1, 59, 4000, 4031, 4032, 4033, 4063, 4064, 4065, 4095} {
+		link := func() *tree.Node {
+			return &tree.Node{Mode: tree.Symlink | 0o777, Target: strings.Repeat("t/", n)[:n], Mtime: 1}
+		}
+		add(fmt.Sprintf("links/%d", n), link())
+		x := add(fmt.Sprintf("links/x%d", n), link())
+		x.Xattrs = []tree.Xattr{{Name: "security.selinux", Value: strings.Repeat("s", 40)}}
+		x.Mtime = 0
+	}
+	hard := add("a/hard", file(0o644, "one inode, three names"))
+	add("a/hard2", hard)
+	add("z/hard3", hard)
+	add("z/fifo", add("a/fifo", &tree.Node{Mode: tree.FIFO | 0o600}))
+	add("z/link", add("a/link", &tree.Node{Mode: tree.Symlink | 0o777, Target: "hard"}))
+	for _, name := range []string{"!", "-", ".a", ".-", "...", "..a", "..-", "\x01", "\xff\xfe", "a\nb", "ünï", strings.Repeat("n", 255), strings.Repeat("\xf0", 255)} {
+		add("names/"+name, file(0o644, name))
+	}
+	for i := range 40 { // a directory of long names: few to a block
+		add(fmt.Sprintf("long/%s%02d", strings.Repeat("l", 253), i), file(0o644, "l"))
+	}
+	deep := "d"
+	for range 200 {
+		deep += "/d"
+	}
+	add(deep+"/end", file(0o644, "deep"))
+	for i := range many {
+		add(fmt.Sprintf("many/%06d", i), &tree.Node{Mode: tree.Regular | 0o644})
+	}
+	for i := range 300 { // directories whose last block has every length
+		dir := add(fmt.Sprintf("dirs/%d", i), tree.NewDir(0o700))
+		for j := range i {
+			insert(tb, dir, fmt.Sprint(j), &tree.Node{Mode: tree.Regular | 0o600})
+		}
+	}
+	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	add("xattr/ping", file(0o755, "ping")).Xattrs = []tree.Xattr{{Name: "security.capability", Value: capability}}
+	add("xattr/all", file(0o750, "all")).Xattrs = []tree.Xattr{
+		{Name: "security.capability", Value: capability},
+		{Name: "system.posix_acl_access", Value: acl()},
+		{Name: "trusted.overlay.opaque", Value: "y"},
+		{Name: "user.a", Value: ""},
+		{Name: "user.bin", Value: "\x00\x01\xff"},
+		{Name: "user." + strings.Repeat("u", 250), Value: strings.Repeat("v", 9000)},
+	}
+	big := add("xattr/big", file(0o600, "big"))
+	for i := range 30 {
+		big.Xattrs = append(big.Xattrs, tree.Xattr{Name: fmt.Sprintf("user.%03d", i), Value: strings.Repeat("b", i*70)})
+	}
+	dir := add("xattr/dir", tree.NewDir(0o750))
+	dir.Xattrs = []tree.Xattr{{Name: "system.posix_acl_access", Value: acl()}, {Name: "system.posix_acl_default", Value: acl()}, {Name: "user.x", Value: strings.Repeat("d", 4050)}}
+	add("xattr/dir/in", file(0o644, "in"))
+	return root
+}
+
+// state is what the kernel tells about one name.
+type state struct {
+	Mode, UID, GID uint32
+	Size, Sec, Ns  int64
+	Major, Minor   uint32
+	Nlink          uint64
+	Target         string
+	Xattrs         map[string]string
+	Names          []string
+	Content        string
+}
+
+func wantState(n *tree.Node, nlink int) state {
+	s := state{
+		Mode: n.Mode, UID: n.UID, GID: n.GID, Size: n.Size, Sec: n.Mtime, Ns: int64(n.Nsec),
+		Major: n.Major, Minor: n.Minor, Nlink: uint64(nlink), Target: n.Target, Xattrs: map[string]string{},
+	}
+	for _, x := range n.Xattrs {
+		s.Xattrs[x.Name] = x.Value
+	}
+	switch n.Type() {
+	case tree.Directory:
+		s.Nlink = 2
+		for _, e := range n.Entries {
+			s.Names = append(s.Names, e.Name)
+			if e.Node.IsDir() {
+				s.Nlink++
+			}
+		}
+		s.Size = listDir(n.Entries).size()
+	case tree.Symlink:
+		s.Size = int64(len(n.Target))
+	case tree.Regular:
+		if n.Content != nil {
+			b, _ := n.ReadAll(1 << 24)
+			s.Content = string(b)
+		}
+	}
+	return s
+}
+
+func kernelState(path string, content bool) (s state, ino uint64, err error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return s, 0, fmt.Errorf("lstat: %w", err)
+	}
+	s = state{
+		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Size: st.Size, Sec: st.Mtim.Sec, Ns: st.Mtim.Nsec,
+		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), Nlink: uint64(st.Nlink), Xattrs: map[string]string{},
+	}
+	buf := make([]byte, 1<<16)
+	n, err := unix.Llistxattr(path, buf)
+	if err != nil {
+		return s, 0, fmt.Errorf("listxattr: %w", err)
+	}
+	value := make([]byte, 1<<16)
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
+		if name == "" {
+			continue
+		}
+		k, err := unix.Lgetxattr(path, name, value)
+		if err != nil {
+			return s, 0, fmt.Errorf("getxattr %s: %w", name, err)
+		}
+		s.Xattrs[name] = string(value[:k])
+	}
+	switch st.Mode & tree.TypeMask {
+	case tree.Symlink:
+		s.Target, err = os.Readlink(path)
+	case tree.Directory:
+		s.Names, err = readNames(path)
+	case tree.Regular:
+		if content {
+			var b []byte
+			b, err = os.ReadFile(path)
+			s.Content = string(b)
+		}
+	}
+	return s, st.Ino, err
+}
+
+// readNames lists a directory with getdents64, in the kernel's order, and
+// checks that the type of each entry is that of its inode.
+func readNames(path string) ([]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+// compare demands that what is mounted at mnt is the tree.
+func compare(t *testing.T, root *tree.Node, mnt string) {
+	t.Helper()
+	links := root.Links()
+	inos := make(map[*tree.Node]uint64)
+	wrong := 0
+	for p, n := range root.Walk() {
+		got, ino, err := kernelState(filepath.Join(mnt, p), n.Content != nil)
+		if err != nil {
+			t.Fatalf("%.80q: %v", p, err)
+		}
+		if want := wantState(n, links[n]); !cmp.Equal(got, want) {
+			t.Errorf("%.80q differs (-want +got):\n%.2000s", p, cmp.Diff(want, got))
+			if wrong++; wrong > 5 {
+				t.FailNow()
+			}
+		}
+		if old, ok := inos[n]; ok && old != ino {
+			t.Errorf("%.80q: inode %d, its other name has %d", p, ino, old)
+		}
+		inos[n] = ino
+	}
+	all := slices.Sorted(maps.Values(inos))
+	if len(slices.Compact(all)) != len(inos) {
+		t.Errorf("%d inodes share numbers", len(inos))
+	}
+}
+
+func TestKernelMountsNastyTree(t *testing.T) {
+	root := nasty(t, 100000)
+	blocks := layOut(root)
+	image, err := Encode(root, blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Check(image); err != nil {
+		t.Fatal(err)
+	}
+	mnt := mount(t, image, writeContent(root))
+	compare(t, root, mnt)
+	// The end of the last page of a file must read as zeros through mmap.
+	f, err := os.Open(filepath.Join(mnt, "old"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	m, err := unix.Mmap(int(f.Fd()), 0, 8192, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(m[4096:], append([]byte("y"), make([]byte, 4095)...)) {
+		t.Error("the last page of a file is not filled with zeros")
+	}
+	if err := unix.Munmap(m); err != nil {
+		t.Fatal(err)
+	}
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(mnt, &fs); err != nil || fs.Files == 0 {
+		t.Errorf("statfs: %+v, %v", fs, err)
+	}
+}
+
+// Files of many GiB need one chunk index, those above 8 TiB two.
+func TestKernelReadsHugeFiles(t *testing.T) {
+	const gib = 1 << 30
+	root := tree.NewDir(0o755)
+	small := insert(t, root, "before", &tree.Node{Mode: tree.Regular | 0o644, Size: 6})
+	disk := insert(t, root, "disk40g", &tree.Node{Mode: tree.Regular | 0o644, Size: 40*gib + 77})
+	huge := insert(t, root, "huge9t", &tree.Node{Mode: tree.Regular | 0o644, Size: 9<<40 + 5})
+	blocks := layOut(root)
+	type mark struct {
+		node *tree.Node
+		name string
+		off  int64
+	}
+	marks := []mark{
+		{small, "before", 0},
+		{disk, "disk40g", 0}, {disk, "disk40g", 4*gib - 3}, {disk, "disk40g", 40*gib + 71},
+		{huge, "huge9t", 0}, {huge, "huge9t", 8<<40 - 20}, {huge, "huge9t", 8<<40 - 3}, {huge, "huge9t", 8<<40 + 20}, {huge, "huge9t", 9<<40 - 1},
+	}
+	image, err := Encode(root, blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Check(image); err != nil {
+		t.Fatal(err)
+	}
+	mnt := mount(t, image, func(f *os.File) error {
+		for i, m := range marks {
+			if _, err := f.WriteAt(fmt.Appendf(nil, "mark%02d", i), m.node.Offset+m.off); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for i, m := range marks {
+		f, err := os.Open(filepath.Join(mnt, m.name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 6)
+		_, err = f.ReadAt(got, m.off)
+		f.Close()
+		want := fmt.Sprintf("mark%02d", i)
+		if err != nil || string(got) != want {
+			t.Errorf("%s at %d: %q, %v, want %q", m.name, m.off, got, err, want)
+		}
+	}
+	compare(t, root, mnt)
+}
