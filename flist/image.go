@@ -1,0 +1,176 @@
+package flist
+
+import (
+	"context"
+	"io"
+
+	"zos.internal/block"
+	"zos.internal/flist/chunkmap"
+	"zos.internal/flist/config"
+	"zos.internal/flist/erofs"
+	"zos.internal/flist/executables"
+	"zos.internal/flist/tree"
+	"zos.internal/internal/fault"
+)
+
+// Image is an opened image: everything but the content, all of it checked.
+type Image struct {
+	ID        ID
+	Root      *Root
+	RootBytes []byte
+	Domain    block.Domain
+	Metadata  []byte     // EROFS image, canonical
+	Tree      *tree.Node // decoded metadata; Content is nil, Offset is set
+	MapBytes  []byte
+	Map       *chunkmap.Map
+	Config    *config.Config
+	// Executables is nil when the builder did not record them.
+	Executables []executables.Entry
+}
+
+// OpenOptions say how an image is opened.
+type OpenOptions struct {
+	// Domain opens a private image; the zero value opens public ones.
+	Domain block.Domain
+}
+
+// Open fetches root, metadata, map, config and executables of an image and
+// checks all of them: hashes, limits, canonical form, and that they fit each
+// other. It reads no content. A private image needs the domain of its tenant
+// (Denied otherwise); a missing part is NotFound.
+func Open(ctx context.Context, from block.Bucket, id ID, opt OpenOptions) (*Image, error) {
+	rootBytes, err := from.Read(ctx, RootKey(id), 0, MaxRoot+1)
+	if err != nil {
+		return nil, fault.Errorf(fault.Of(err), "open image %v: %w", id, err)
+	}
+	if block.Sum(rootBytes) != id {
+		return nil, fault.Errorf(fault.Invalid, "open image %v: the root has another hash; fetch it from another source", id)
+	}
+	root, err := ParseRoot(rootBytes)
+	if err != nil {
+		return nil, fault.Errorf(fault.Of(err), "open image %v: %w", id, err)
+	}
+	img := &Image{ID: id, Root: root, RootBytes: rootBytes, Domain: opt.Domain}
+	if err := img.open(ctx, from); err != nil {
+		return nil, fault.Errorf(fault.Of(err), "open image %v: %w", id, err)
+	}
+	return img, nil
+}
+
+func (img *Image) open(ctx context.Context, from block.Bucket) error {
+	root := img.Root
+	dom := img.Domain
+	domainID := dom.ID()
+	switch {
+	case root.Private() && !dom.Private():
+		return fault.Errorf(fault.Denied, "it is private; give the tenant's secret with --tenant-key")
+	case root.Private() && string(root.Domain) != string(domainID[:]):
+		return fault.Errorf(fault.Denied, "it belongs to another tenant than the given secret")
+	case !root.Private():
+		img.Domain, dom = block.Domain{}, block.Domain{}
+	}
+	var err error
+	if img.Metadata, err = ReadObject(ctx, from, dom, root.Metadata); err != nil {
+		return err
+	}
+	var blocks uint64
+	if img.Tree, blocks, err = erofs.Check(img.Metadata); err != nil {
+		return err
+	}
+	if blocks != root.DeviceBlocks {
+		return fault.Errorf(fault.Invalid, "the metadata has a device of %d blocks, the root of %d", blocks, root.DeviceBlocks)
+	}
+	if err := img.checkTree(); err != nil {
+		return err
+	}
+	if img.MapBytes, err = ReadObject(ctx, from, dom, root.Map); err != nil {
+		return err
+	}
+	if img.Map, err = chunkmap.Parse(img.MapBytes, blocks*BlockSize); err != nil {
+		return err
+	}
+	b, err := ReadObject(ctx, from, dom, root.Config)
+	if err != nil {
+		return err
+	}
+	if img.Config, err = config.Parse(b); err != nil {
+		return err
+	}
+	if root.Executables != nil {
+		if b, err = ReadObject(ctx, from, dom, *root.Executables); err != nil {
+			return err
+		}
+		if img.Executables, err = executables.Parse(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTree compares the counts of the root with the tree and keeps every file
+// inside the device.
+func (img *Image) checkTree() error {
+	size := int64(img.Root.DeviceBlocks) * BlockSize
+	var entries, content uint64
+	seen := make(map[*tree.Node]bool)
+	for path, n := range img.Tree.Walk() {
+		entries++
+		if !n.IsRegular() || n.Size == 0 {
+			continue
+		}
+		if n.Offset < 0 || n.Size > size || n.Offset > size-n.Size {
+			return fault.Errorf(fault.Invalid, "%q lies outside of the data device", path)
+		}
+		if !seen[n] {
+			seen[n] = true
+			content += uint64(n.Size)
+		}
+	}
+	if entries != img.Root.Entries || content != img.Root.Content {
+		return fault.Errorf(fault.Invalid, "the tree has %d entries and %d bytes, the root promises %d and %d",
+			entries, content, img.Root.Entries, img.Root.Content)
+	}
+	return nil
+}
+
+// DeviceSize is the size of the data device in bytes.
+func (img *Image) DeviceSize() int64 { return int64(img.Root.DeviceBlocks) * BlockSize }
+
+// Device reads ranges of an image's data device; flist/fetch implements it.
+type Device interface {
+	ReadAt(ctx context.Context, p []byte, off int64) error
+}
+
+// Attach gives every regular file of the tree a Content that reads from dev,
+// so that the tree can be exported or read like one from a source.
+func (img *Image) Attach(ctx context.Context, dev Device) {
+	for _, n := range img.Tree.Walk() {
+		if n.IsRegular() && n.Size > 0 && n.Content == nil {
+			n.Content = deviceContent{ctx, dev, n.Offset, n.Size}
+		}
+	}
+}
+
+// deviceContent keeps the context of the operation that attached it: the tree's
+// Content interface has none.
+type deviceContent struct {
+	ctx       context.Context
+	dev       Device
+	off, size int64
+}
+
+func (c deviceContent) Open() (io.ReadCloser, error) {
+	return io.NopCloser(io.NewSectionReader(deviceReader{c.ctx, c.dev}, c.off, c.size)), nil
+}
+
+type deviceReader struct {
+	ctx context.Context
+	dev Device
+}
+
+func (r deviceReader) ReadAt(p []byte, off int64) (int, error) {
+	if err := r.dev.ReadAt(r.ctx, p, off); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
