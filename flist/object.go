@@ -13,7 +13,9 @@ import (
 // or executables record): one zstd frame, sealed in a private domain.
 func EncodeObject(dom block.Domain, plain []byte) (Ref, []byte, error) {
 	ref := Ref{Size: uint64(len(plain)), Name: dom.Name(plain)}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1))
+	// A frame of a small object has its size only when it is a single segment.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1),
+		zstd.WithSingleSegment(len(plain) < 1<<20))
 	if err != nil {
 		return Ref{}, nil, err
 	}
