@@ -79,6 +79,7 @@ func decode(b []byte) (*tree.Node, uint64, error) {
 		pos:    inodesOffset,
 		names:  1,
 	}
+	d.inodes = make([]found, 0, min(le.Uint64(s[16:]), uint64(len(d.number))))
 	if _, err := d.inode(inodesOffset/nidSize, 0, 0); err != nil {
 		return nil, 0, err
 	}

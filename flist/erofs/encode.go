@@ -51,7 +51,7 @@ func stampOf(n *tree.Node) stamp { return stamp{n.Mtime, n.Nsec} }
 type encoder struct {
 	root     *tree.Node
 	inodes   []inode // breadth-first
-	children []int   // numbers of inodes, in the order of the entries
+	children []int32 // numbers of inodes, in the order of the entries
 	built    stamp
 	blocks   int64 // first free block behind the inodes
 	device   uint64
@@ -90,7 +90,10 @@ func Encode(root *tree.Node, deviceBlocks uint64) ([]byte, error) {
 
 // number lists the inodes breadth-first and counts their links.
 func (e *encoder) number() {
-	seen := make(map[*tree.Node]int) // what may have more names
+	dirs, names := count(e.root)
+	e.inodes = make([]inode, 0, 1+names)
+	e.children = make([]int32, 0, names)
+	seen := make(map[*tree.Node]int32, names-dirs) // what may have more names
 	e.inodes = append(e.inodes, inode{node: e.root, nlink: 2})
 	for i := 0; i < len(e.inodes); i++ {
 		dir := e.inodes[i].node
@@ -99,7 +102,7 @@ func (e *encoder) number() {
 		}
 		e.inodes[i].first = len(e.children)
 		for _, entry := range dir.Entries {
-			k, n := len(e.inodes), entry.Node
+			k, n := int32(len(e.inodes)), entry.Node
 			if n.IsDir() {
 				e.inodes = append(e.inodes, inode{node: n, parent: i, nlink: 2})
 				e.inodes[i].nlink++
@@ -113,6 +116,18 @@ func (e *encoder) number() {
 			e.children = append(e.children, k)
 		}
 	}
+}
+
+// count is the number of directories and of names below dir.
+func count(dir *tree.Node) (dirs, names int) {
+	names = len(dir.Entries)
+	for _, entry := range dir.Entries {
+		if entry.Node.IsDir() {
+			d, n := count(entry.Node)
+			dirs, names = dirs+d+1, names+n
+		}
+	}
+	return dirs, names
 }
 
 // choose takes the most frequent time, the smallest of several, as the build

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -232,7 +233,7 @@ func wantState(n *tree.Node, nlink int) state {
 	case tree.Directory:
 		s.Nlink = 2
 		for _, e := range n.Entries {
-			s.Names = append(s.Names, e.Name)
+			s.Names = append(s.Names, fileMode(e.Node.Mode).Type().String()+e.Name)
 			if e.Node.IsDir() {
 				s.Nlink++
 			}
@@ -289,8 +290,33 @@ func kernelState(path string, content bool) (s state, ino uint64, err error) {
 	return s, st.Ino, err
 }
 
-// readNames lists a directory with getdents64, in the kernel's order, and
-// checks that the type of each entry is that of its inode.
+// fileMode is a st_mode in the words of io/fs.
+func fileMode(mode uint32) fs.FileMode {
+	m := fs.FileMode(mode & 0o777)
+	switch mode & tree.TypeMask {
+	case tree.Directory:
+		m |= fs.ModeDir
+	case tree.Symlink:
+		m |= fs.ModeSymlink
+	case tree.Char:
+		m |= fs.ModeDevice | fs.ModeCharDevice
+	case tree.Block:
+		m |= fs.ModeDevice
+	case tree.FIFO:
+		m |= fs.ModeNamedPipe
+	case tree.Socket:
+		m |= fs.ModeSocket
+	}
+	for bit, word := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if mode&bit != 0 {
+			m |= word
+		}
+	}
+	return m
+}
+
+// readNames lists a directory in the kernel's order: the type that it tells
+// without looking at the inode, and the name.
 func readNames(path string) ([]string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -303,7 +329,7 @@ func readNames(path string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		names = append(names, e.Name())
+		names = append(names, e.Type().String()+e.Name())
 	}
 	return names, nil
 }
@@ -364,9 +390,9 @@ func TestKernelMountsNastyTree(t *testing.T) {
 	if err := unix.Munmap(m); err != nil {
 		t.Fatal(err)
 	}
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(mnt, &fs); err != nil || fs.Files == 0 {
-		t.Errorf("statfs: %+v, %v", fs, err)
+	var sfs syscall.Statfs_t
+	if err := syscall.Statfs(mnt, &sfs); err != nil || sfs.Files == 0 {
+		t.Errorf("statfs: %+v, %v", sfs, err)
 	}
 }
 

@@ -1,0 +1,444 @@
+package erofs
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"lukechampine.com/blake3"
+	"pgregory.net/rapid"
+
+	"zos.internal/flist/tree"
+	"zos.internal/internal/fault"
+)
+
+var update = flag.Bool("update", false, "write the golden image")
+
+func mustEncode(tb testing.TB, root *tree.Node, blocks uint64) []byte {
+	tb.Helper()
+	image, err := Encode(root, blocks)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return image
+}
+
+// same reports how two trees differ: in names, fields or hard links.
+func same(a, b *tree.Node) error {
+	twin := make(map[*tree.Node]*tree.Node)
+	back := make(map[*tree.Node]*tree.Node)
+	var visit func(path string, a, b *tree.Node) error
+	visit = func(path string, a, b *tree.Node) error {
+		if twin[a] != nil || back[b] != nil {
+			if twin[a] != b || back[b] != a {
+				return fmt.Errorf("%q: hard links differ", path)
+			}
+			return nil
+		}
+		twin[a], back[b] = b, a
+		x, y := *a, *b
+		x.Entries, x.Content, y.Entries, y.Content = nil, nil, nil, nil
+		if !slices.Equal(x.Xattrs, y.Xattrs) || fmt.Sprint(x) != fmt.Sprint(y) {
+			return fmt.Errorf("%q: %s", path, cmp.Diff(x, y))
+		}
+		if b.Content != nil {
+			return fmt.Errorf("%q: has content", path)
+		}
+		if len(a.Entries) != len(b.Entries) {
+			return fmt.Errorf("%q: %d entries and %d", path, len(a.Entries), len(b.Entries))
+		}
+		for i, e := range a.Entries {
+			if e.Name != b.Entries[i].Name {
+				return fmt.Errorf("%q: %q and %q", path, e.Name, b.Entries[i].Name)
+			}
+			if err := visit(path+"/"+e.Name, e.Node, b.Entries[i].Node); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return visit("", a, b)
+}
+
+func TestNastyRoundTrip(t *testing.T) {
+	root := nasty(t, 5000)
+	blocks := layOut(root)
+	image := mustEncode(t, root, blocks)
+	got, device, err := Check(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if device != blocks {
+		t.Errorf("device of %d blocks, want %d", device, blocks)
+	}
+	if err := same(root, got); err != nil {
+		t.Error(err)
+	}
+}
+
+// drawNode draws anything but a directory.
+func drawNode(t *rapid.T) *tree.Node {
+	n := &tree.Node{}
+	drawStat(t, n)
+	kind := rapid.SampledFrom([]uint32{tree.Regular, tree.Regular, tree.Symlink, tree.Char, tree.Block, tree.FIFO, tree.Socket}).Draw(t, "type")
+	n.Mode |= kind
+	switch kind {
+	case tree.Regular:
+		if n.Size = rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(0, 9000), rapid.Int64Range(0, 1<<35)).Draw(t, "size"); n.Size > 0 {
+			n.Offset = BlockSize * rapid.Int64Range(0, 1<<31).Draw(t, "offset")
+		}
+	case tree.Symlink:
+		n.Target = strings.Repeat("t", rapid.OneOf(rapid.IntRange(1, 80), rapid.IntRange(3900, tree.MaxTarget)).Draw(t, "target"))
+	case tree.Char, tree.Block:
+		n.Major = rapid.Uint32Range(0, tree.MaxMajor).Draw(t, "major")
+		n.Minor = rapid.Uint32Range(0, tree.MaxMinor).Draw(t, "minor")
+	}
+	return n
+}
+
+func drawStat(t *rapid.T, n *tree.Node) {
+	n.Mode = rapid.Uint32Range(0, tree.PermMask).Draw(t, "perm")
+	id := rapid.OneOf(rapid.Just(uint32(0)), rapid.Uint32Range(65530, 65540), rapid.Uint32())
+	n.UID, n.GID = id.Draw(t, "uid"), id.Draw(t, "gid")
+	n.Mtime = rapid.OneOf(rapid.Int64Range(-2, 2), rapid.Int64()).Draw(t, "mtime")
+	n.Nsec = rapid.OneOf(rapid.Just(uint32(0)), rapid.Uint32Range(0, 999999999)).Draw(t, "nsec")
+	for range rapid.OneOf(rapid.Just(0), rapid.IntRange(0, 4)).Draw(t, "xattrs") {
+		name := rapid.SampledFrom([]string{"user.", "trusted.", "security.", "system.posix_acl_access", "system.posix_acl_default"}).Draw(t, "prefix")
+		if strings.HasSuffix(name, ".") {
+			name += rapid.StringMatching(`[a-c]{1,5}`).Draw(t, "name")
+		}
+		size := rapid.OneOf(rapid.IntRange(0, 40), rapid.IntRange(0, 8000)).Draw(t, "value")
+		n.Xattrs = append(n.Xattrs, tree.Xattr{Name: name, Value: strings.Repeat("v", size)})
+	}
+	n.Xattrs = tree.SortXattrs(n.Xattrs)
+}
+
+type named struct {
+	path string
+	node *tree.Node
+}
+
+// drawTree draws a tree and the list of names that makes it.
+func drawTree(t *rapid.T) []named {
+	var list []named
+	dirs, used := []string{""}, map[string]bool{"": true}
+	name := rapid.OneOf(rapid.StringMatching(`[!-/0-9a-d]{1,3}`), rapid.Map(rapid.SliceOfN(rapid.Byte(), 1, 255), func(b []byte) string { return string(b) }))
+	for range rapid.IntRange(0, 60).Draw(t, "names") {
+		s := name.Draw(t, "name")
+		path := rapid.SampledFrom(dirs).Draw(t, "dir") + "/" + s
+		if tree.CheckName(s) != nil || used[path] {
+			continue
+		}
+		used[path] = true
+		switch rapid.IntRange(0, 9).Draw(t, "what") {
+		case 0, 1, 2:
+			dir := tree.NewDir(0)
+			drawStat(t, dir)
+			dir.Mode |= tree.Directory
+			list = append(list, named{path, dir})
+			dirs = append(dirs, path)
+		case 3, 4:
+			if other := rapid.IntRange(0, max(0, len(list)-1)).Draw(t, "link"); len(list) > 0 && !list[other].node.IsDir() {
+				list = append(list, named{path, list[other].node})
+			}
+		default:
+			list = append(list, named{path, drawNode(t)})
+		}
+	}
+	return list
+}
+
+// build makes a tree in the order of the list. Directories are inserted empty
+// and get their entries as they come.
+func build(list []named, order []int) (*tree.Node, error) {
+	root := tree.NewDir(0o755)
+	fresh := make(map[*tree.Node]*tree.Node)
+	for _, i := range order {
+		n := fresh[list[i].node]
+		if n == nil {
+			c := *list[i].node
+			c.Entries = nil
+			n = &c
+			fresh[list[i].node] = n
+		}
+		// What made the parents of a later name gets its fields now.
+		if old := root.At(list[i].path); old != nil && old.IsDir() {
+			n.Entries = old.Entries
+		}
+		if err := root.Insert(list[i].path, n); err != nil {
+			return nil, err
+		}
+	}
+	return root, nil
+}
+
+func TestRoundTripIsExactAndDeterministic(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		list := drawTree(t)
+		order := make([]int, len(list))
+		for i := range order {
+			order[i] = i
+		}
+		root, err := build(list, order)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const blocks = 1 << 32 / 2
+		image, err := Encode(root, blocks+1<<24)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, device, err := Check(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if device != blocks+1<<24 {
+			t.Fatalf("device of %d blocks, want %d", device, uint64(blocks+1<<24))
+		}
+		if err := same(root, got); err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+		again, err := build(list, order)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(image, mustEncodeRapid(t, again, device)); d != "" {
+			t.Fatal("the order in which a tree was made changes its image")
+		}
+	})
+}
+
+func mustEncodeRapid(t *rapid.T, root *tree.Node, blocks uint64) []byte {
+	image, err := Encode(root, blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+// sample is the small tree of the golden vector; docs/reference/metadata.md
+// lists it. Never change it.
+func sample() (*tree.Node, uint64) {
+	at := func(mode uint32, sec int64, nsec uint32) *tree.Node {
+		return &tree.Node{Mode: mode, Mtime: sec, Nsec: nsec}
+	}
+	const built, nsec = 1700000000, 500000000
+	root := at(tree.Directory|0o755, built, nsec)
+	set := func(dir *tree.Node, name string, n *tree.Node) *tree.Node {
+		if err := dir.Set(name, n); err != nil {
+			panic(err)
+		}
+		return n
+	}
+	etc := set(root, "etc", at(tree.Directory|0o755, built, nsec))
+	host := set(etc, "hostname", at(tree.Regular|0o644, built, nsec))
+	host.Size, host.Offset = 4, 0
+	set(etc, "empty", at(tree.Regular|0o600, -1, 999999999))
+	bin := set(root, "bin", at(tree.Directory|0o1777, built, nsec))
+	bin.UID, bin.GID = 1000, 70000
+	ping := set(bin, "ping", at(tree.Regular|0o4755, built, nsec))
+	ping.Size, ping.Offset = 9000, 4096
+	ping.Xattrs = []tree.Xattr{
+		{Name: "security.capability", Value: "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"},
+		{Name: "system.posix_acl_access", Value: "\x02\x00\x00\x00"},
+		{Name: "trusted.t", Value: ""},
+		{Name: "user.colour", Value: "blue"},
+	}
+	set(root, "gnip", ping)
+	set(root, "big", at(tree.Regular|0o644, built, nsec)).Size = 9 << 40
+	root.Lookup("big").Offset = 16384
+	set(root, "link", at(tree.Symlink|0o777, built, nsec)).Target = "bin/ping"
+	set(root, "long", at(tree.Symlink|0o777, 1, 2)).Target = strings.Repeat("0123456789abcde/", 256)[:4095]
+	dev := set(root, "-dev", at(tree.Directory|0o755, built, nsec))
+	null := set(dev, "null", at(tree.Char|0o666, built, nsec))
+	null.Major, null.Minor = 1, 3
+	disk := set(dev, "disk", at(tree.Block|0o660, built, nsec))
+	disk.Major, disk.Minor = 259, 1048575
+	set(dev, "fifo", at(tree.FIFO|0o600, built, nsec))
+	set(dev, "sock", at(tree.Socket|0o700, built, nsec))
+	set(root, "\xff\x01", at(tree.Directory|0o700, built, nsec))
+	return root, 1 << 32 * 3 / 4
+}
+
+const (
+	goldenFile = "testdata/golden.erofs"
+	goldenHash = "38817575d3c03c09c9f80fc34235c6ad59a24fc8355cf3f5a57ba2e90b70ea36"
+)
+
+func TestGoldenImage(t *testing.T) {
+	root, blocks := sample()
+	image := mustEncode(t, root, blocks)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(goldenFile), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(goldenFile, image, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(goldenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(image) != string(want) {
+		t.Errorf("the image of the sample tree changed: %s", difference(image, want))
+	}
+	sum := blake3.Sum256(want)
+	if got := hex.EncodeToString(sum[:]); got != goldenHash {
+		t.Errorf("the golden image has the hash %s, want %s", got, goldenHash)
+	}
+	got, device, err := Check(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if device != blocks {
+		t.Errorf("device of %d blocks, want %d", device, blocks)
+	}
+	if err := same(root, got); err != nil {
+		t.Error(err)
+	}
+}
+
+// A changed byte is found, or it is the image of another tree: no byte is free.
+// That the tree is the right one is for the hash in the root of the image.
+func TestCheckFindsEveryFlip(t *testing.T) {
+	root, blocks := sample()
+	image := mustEncode(t, root, blocks)
+	found, all := 0, 0
+	text := bytes.Index(image, []byte(root.Lookup("long").Target))
+	for i := range image {
+		if i > text && i < text+tree.MaxTarget-1 && i%64 != 0 {
+			continue // the middle of a link target may be anything but zero
+		}
+		all++
+		for _, mask := range []byte{1, 2, 4, 8, 16, 32, 64, 128, 255} {
+			image[i] ^= mask
+			got, device, err := Check(image)
+			switch {
+			case errors.Is(err, fault.Invalid):
+				found++
+			case err != nil:
+				t.Fatalf("byte %d ^ %#x: Check() = %v, want invalid", i, mask, err)
+			case device == blocks && same(root, got) == nil:
+				t.Fatalf("byte %d ^ %#x: Check accepts a second image of one tree", i, mask)
+			}
+			image[i] ^= mask
+		}
+	}
+	// What may change are times, owners, permissions, names, places and
+	// values: a small part of the sample.
+	if found < all*9*8/10 {
+		t.Errorf("%d of %d changes were found", found, all*9)
+	}
+	for n := range len(image) { // every shorter image
+		if _, _, err := Check(image[:n]); !errors.Is(err, fault.Invalid) {
+			t.Fatalf("cut to %d bytes: Check() = %v, want invalid", n, err)
+		}
+	}
+	for _, n := range []int{1, 32, BlockSize, 10 * BlockSize} {
+		if _, _, err := Check(append(image[:len(image):len(image)], make([]byte, n)...)); !errors.Is(err, fault.Invalid) {
+			t.Fatalf("%d bytes more: Check() = %v, want invalid", n, err)
+		}
+	}
+	if _, _, err := Check(image); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCheckSaysWhere(t *testing.T) {
+	root, blocks := sample()
+	image := mustEncode(t, root, blocks)
+	for _, tt := range []struct {
+		at   int
+		want string
+	}{
+		{7, "byte 7 (empty space before the superblock) is 0x01, not 0x00"},
+		{superOffset + 17, "byte 1041 (superblock)"},
+		{slotOffset + 3, "byte 1155 (device slot)"},
+		{inodesOffset + 20, "byte 1300 (inodes and blocks)"},
+	} {
+		image[tt.at] ^= 1
+		if _, _, err := Check(image); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("byte %d: Check() = %v, want %q", tt.at, err, tt.want)
+		}
+		image[tt.at] ^= 1
+	}
+}
+
+func TestEncodeRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		node   *tree.Node
+		blocks uint64
+		kind   fault.Kind
+		want   string
+	}{
+		{"outside", &tree.Node{Mode: tree.Regular, Size: 4097, Offset: 4096}, 2, fault.Invalid, `"d/outside": 4097 bytes at 4096 are not inside`},
+		{"far", &tree.Node{Mode: tree.Regular, Size: 1, Offset: 1<<63 - 4096}, 2, fault.Invalid, "are not inside"},
+		{"vast", &tree.Node{Mode: tree.Regular, Size: 1<<63 - 1}, 2, fault.Invalid, "are not inside"},
+		{"odd", &tree.Node{Mode: tree.Regular, Size: 1, Offset: 512}, 2, fault.Invalid, `"d/odd": its offset 512`},
+		{"negative", &tree.Node{Mode: tree.Regular, Size: 1, Offset: -4096}, 2, fault.Invalid, "offset -4096"},
+		{"device", &tree.Node{Mode: tree.Regular}, 1 << 32, fault.Exhausted, "4294967296 blocks is too large"},
+		{"mode", &tree.Node{Mode: tree.Regular | 1<<16}, 2, fault.Invalid, "16 bits"},
+		{"nsec", &tree.Node{Mode: tree.Regular, Nsec: 1e9}, 2, fault.Invalid, `"d/nsec"`},
+		{"type", &tree.Node{Mode: 0o644}, 2, fault.Invalid, `"d/type"`},
+		{"link", &tree.Node{Mode: tree.Symlink, Target: strings.Repeat("x", 4096)}, 2, fault.Invalid, `"d/link"`},
+		{"x1", &tree.Node{Mode: tree.Regular, Xattrs: []tree.Xattr{{Name: "btrfs.compression"}}}, 2, fault.Unsupported, `"d/x1": the attribute "btrfs.compression"`},
+		{"x2", &tree.Node{Mode: tree.Regular, Xattrs: []tree.Xattr{{Name: "user."}}}, 2, fault.Unsupported, `"user."`},
+		{"x3", &tree.Node{Mode: tree.Regular, Xattrs: []tree.Xattr{{Name: "system.posix_acl_accessx"}}}, 2, fault.Unsupported, "posix_acl_accessx"},
+	} {
+		root := tree.NewDir(0o755)
+		insert(t, root, "d/"+tt.name, tt.node)
+		_, err := Encode(root, tt.blocks)
+		if !errors.Is(err, tt.kind) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: Encode() = %v, want %q and %v", tt.name, err, tt.want, tt.kind)
+		}
+	}
+}
+
+// A tree whose metadata are too large is refused before memory is used.
+func TestEncodeLimitsTheImage(t *testing.T) {
+	root := tree.NewDir(0o755)
+	xs := []tree.Xattr{{Name: "user.x", Value: strings.Repeat("x", 65000)}}
+	for i := range 1<<30/65000 + 1 {
+		insert(t, root, fmt.Sprint(i), &tree.Node{Mode: tree.FIFO, Xattrs: xs})
+	}
+	var err error
+	used := allocated(func() { _, err = Encode(root, 0) })
+	if !errors.Is(err, fault.Exhausted) {
+		t.Errorf("Encode() = %v, want exhausted", err)
+	}
+	if used > 64<<20 {
+		t.Errorf("Encode used %d bytes to refuse the tree", used)
+	}
+}
+
+// More names than 16 bits count need an extended inode.
+func TestManyLinks(t *testing.T) {
+	root := tree.NewDir(0o755)
+	n := &tree.Node{Mode: tree.FIFO | 0o600}
+	for i := range 70000 {
+		insert(t, root, fmt.Sprintf("l/%05d", i), n)
+	}
+	for i := range 65534 {
+		insert(t, root, fmt.Sprintf("d/%05d", i), tree.NewDir(0o700))
+	}
+	got, _, err := Check(mustEncode(t, root, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := same(root, got); err != nil {
+		t.Error(err)
+	}
+}
