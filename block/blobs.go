@@ -42,7 +42,7 @@ func (s blobs) Put(ctx context.Context, n Name, r io.Reader) error {
 	var w io.Reader = v
 	if seeker, ok := r.(io.Seeker); ok {
 		if start, err := seeker.Seek(0, io.SeekCurrent); err == nil {
-			w = &nameSeeker{v, seeker, start}
+			w = &nameSeeker{nameReader: v, s: seeker, start: start}
 		}
 	}
 	if err := s.b.Write(ctx, s.key(n), w); err != nil {
@@ -103,18 +103,29 @@ func (v *nameReader) Read(b []byte) (int, error) {
 // nameSeeker is a nameReader that a retry can rewind to its start.
 type nameSeeker struct {
 	*nameReader
-	s     io.Seeker
-	start int64
+	s          io.Seeker
+	start, pos int64
 }
 
+func (v *nameSeeker) Read(b []byte) (int, error) {
+	n, err := v.nameReader.Read(b)
+	v.pos += int64(n)
+	return n, err
+}
+
+// Seek tells the position and goes back to the start; the hash can't go
+// elsewhere.
 func (v *nameSeeker) Seek(off int64, whence int) (int64, error) {
-	if off != 0 || whence != io.SeekStart {
+	switch {
+	case off == 0 && whence == io.SeekCurrent:
+		return v.pos, nil
+	case off != 0 || whence != io.SeekStart:
 		return 0, fault.Errorf(fault.Unsupported, "seek in blob: only to its start")
 	}
 	if _, err := v.s.Seek(v.start, io.SeekStart); err != nil {
 		return 0, err
 	}
 	v.hash.Reset()
-	v.done = false
+	v.pos, v.done = 0, false
 	return 0, nil
 }

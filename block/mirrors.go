@@ -309,6 +309,10 @@ func (m *Mirrors) Stat(ctx context.Context, key string) (int64, error) {
 // after the last key.
 func (m *Mirrors) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
+		if err := CheckPrefix(prefix); err != nil {
+			yield("", err)
+			return
+		}
 		last := ""
 		var worst error
 		for _, i := range m.order(nil) {

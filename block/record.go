@@ -106,7 +106,7 @@ func streamErr(err error) error {
 }
 
 // readExactly reads n bytes and grows as they arrive, so that a promise alone
-// allocates little.
+// allocates little. Beside an error it returns the bytes that arrived.
 func readExactly(r io.Reader, n int) ([]byte, error) {
 	const step = 256 << 10
 	b := make([]byte, 0, min(n, step))
@@ -120,7 +120,7 @@ func readExactly(r io.Reader, n int) ([]byte, error) {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
-			return nil, err
+			return b, err
 		}
 	}
 	return b, nil
