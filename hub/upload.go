@@ -1,0 +1,428 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+
+	"lukechampine.com/blake3"
+
+	"zos.internal/block"
+	"zos.internal/flist"
+	"zos.internal/hub/protocol"
+	"zos.internal/identity"
+	"zos.internal/internal/fault"
+)
+
+// maxBody is the largest body of an upload of that kind.
+func maxBody(kind byte) int64 {
+	switch kind {
+	case 'p':
+		return block.MaxPack
+	case 'o':
+		return protocol.MaxObject
+	case 'l':
+		return protocol.MaxLocator
+	case 's':
+		return flist.MaxSignatures
+	case 't':
+		return protocol.MaxTrace
+	case 'r', 'f', 'g':
+		return flist.MaxRoot
+	}
+	return 0
+}
+
+// upload is one PUT under way.
+type upload struct {
+	key    key
+	by     Publisher
+	signer identity.PublicKey
+	size   int64
+	digest block.Name
+	file   *os.File // large bodies
+	bytes  []byte   // small bodies
+}
+
+// reader reads the body from its start; it can seek, so a bucket may retry.
+func (u *upload) reader() io.ReadSeeker {
+	if u.file != nil {
+		return io.NewSectionReader(u.file, 0, u.size)
+	}
+	return bytes.NewReader(u.bytes)
+}
+
+func (u *upload) close() {
+	if u.file != nil {
+		u.file.Close()
+	}
+}
+
+// servePut answers an upload: who, may they, is there room; then the body; then
+// whether it is what it claims to be. Only after all of that it is stored.
+func (s *Server) servePut(w http.ResponseWriter, r *http.Request) {
+	status, err := s.put(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+}
+
+func (s *Server) put(r *http.Request) (status int, err error) {
+	ctx := r.Context()
+	k, err := parseKey(strings.TrimPrefix(r.URL.Path, "/"))
+	if err != nil {
+		return 0, err
+	}
+	limit := maxBody(k.kind)
+	switch {
+	case limit == 0:
+		return 0, fault.Errorf(fault.Denied, "%s is written by the hub itself", k.what())
+	case r.ContentLength < 0:
+		return 0, fault.Errorf(fault.Invalid, "put %s: send a Content-Length; the signature covers the size", k.what())
+	case r.ContentLength == 0 || r.ContentLength > limit:
+		return 0, fault.Errorf(fault.Exhausted, "put %s: %d bytes; 1 to %d are allowed", k.what(), r.ContentLength, limit)
+	case r.Header.Get("Content-Encoding") != "":
+		return 0, fault.Errorf(fault.Unsupported, "put %s: send the bytes as they are, without Content-Encoding", k.what())
+	}
+	signed, signer, err := protocol.Verify(r.Header.Get("Authorization"),
+		protocol.Upload{Method: r.Method, Key: k.text, Size: r.ContentLength}, s.clock.Now())
+	if err != nil {
+		return 0, err
+	}
+	if err := s.checkAudience(r, signed.Audience); err != nil {
+		return 0, err
+	}
+	by, err := s.pubs.lookup(signer.Address())
+	if err != nil {
+		return 0, err
+	}
+	if k.kind == 'p' || k.kind == 'r' {
+		// Nothing to do for what is here: answer before the body is sent.
+		if _, err := s.store.Stat(ctx, k.text); err == nil {
+			return http.StatusOK, s.waste.rescue(ctx, s.store, map[string]bool{k.text: true})
+		} else if fault.Of(err) != fault.NotFound {
+			return 0, err
+		}
+	}
+	select {
+	case s.uploads <- struct{}{}:
+		defer func() { <-s.uploads }()
+	default:
+		return 0, fault.Errorf(fault.Unavailable, "put %s: %d uploads are under way; try again in a few seconds", k.what(), maxUploads)
+	}
+	if err := s.pubs.reserve(by, r.ContentLength); err != nil {
+		return 0, fault.Errorf(fault.Of(err), "put %s: %w", k.what(), err)
+	}
+	kept := false
+	defer func() { s.pubs.settle(by, r.ContentLength, kept) }()
+
+	u := &upload{key: k, by: by, signer: signer, size: r.ContentLength, digest: signed.Digest}
+	defer u.close()
+	if err := s.receive(u, r.Body); err != nil {
+		return 0, fault.Errorf(fault.Of(err), "put %s: %w", k.what(), err)
+	}
+	switch k.kind {
+	case 'p':
+		kept, err = s.putPack(ctx, u)
+	case 'o':
+		kept, err = s.putObject(ctx, u)
+	case 'l':
+		err = s.putLocator(ctx, u)
+	case 'r':
+		kept, err = s.putRoot(ctx, u)
+	case 's':
+		err = s.putSignatures(ctx, u)
+	case 't':
+		err = s.putTrace(ctx, u)
+	default:
+		err = s.putPointer(ctx, u)
+	}
+	if err != nil {
+		return 0, fault.Errorf(fault.Of(err), "put %s: %w", k.what(), err)
+	}
+	s.log.InfoContext(ctx, "stored upload", "key", k.text, "bytes", u.size, "publisher", by.Alias)
+	return http.StatusCreated, nil
+}
+
+// checkAudience refuses an upload that was signed for another hub.
+func (s *Server) checkAudience(r *http.Request, got string) error {
+	want := s.cfg.Audience
+	if len(want) == 0 {
+		if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+			want = []string{a.String()}
+			if t, ok := a.(*net.TCPAddr); ok && t.IP.IsLoopback() {
+				_, port, _ := net.SplitHostPort(a.String())
+				want = append(want, "localhost:"+port)
+			}
+		}
+	}
+	if !slices.Contains(want, got) {
+		return fault.Errorf(fault.Denied, "the upload is signed for %.200q and this hub is %q; use its right address, or start the hub with that name", got, want)
+	}
+	return nil
+}
+
+// receive reads the body and compares it with the digest that was signed.
+func (s *Server) receive(u *upload, body io.Reader) error {
+	h := blake3.New(32, nil)
+	var to io.Writer
+	if u.size > 1<<20 {
+		f, err := os.CreateTemp(s.cfg.Temp, "zos-hub-*")
+		if err != nil {
+			return fault.Errorf(fault.Unavailable, "make a temporary file: %w", err)
+		}
+		u.file = f
+		// Without a name it is gone with the process, whatever ends it.
+		if err := os.Remove(f.Name()); err != nil {
+			return err
+		}
+		to = io.MultiWriter(f, h)
+	} else {
+		buf := bytes.NewBuffer(make([]byte, 0, u.size))
+		defer func() { u.bytes = buf.Bytes() }()
+		to = io.MultiWriter(buf, h)
+	}
+	n, err := io.Copy(to, io.LimitReader(body, u.size))
+	if err != nil {
+		return fault.Errorf(fault.Unavailable, "receive %d of %d bytes: %w", n, u.size, err)
+	}
+	var got block.Name
+	h.Sum(got[:0])
+	if n != u.size || got != u.digest {
+		return fault.Errorf(fault.Invalid, "the %d bytes that arrived have the digest %v, signed is %v; send it again", n, got, u.digest)
+	}
+	return nil
+}
+
+// keep makes an immutable upload visible and counts it for its publisher. The
+// record of the account comes first: a crash between counts too much, which
+// the next collection repairs, and never too little.
+func (s *Server) keep(ctx context.Context, u *upload) error {
+	account := accountKey(u.by.Address, u.key, u.size)
+	if err := s.store.Write(ctx, account, strings.NewReader("")); err != nil {
+		return err
+	}
+	if err := s.store.Write(ctx, u.key.text, u.reader()); err != nil {
+		_ = s.store.Delete(context.WithoutCancel(ctx), account) // collection does it otherwise
+		return err
+	}
+	return nil
+}
+
+func (s *Server) putPack(ctx context.Context, u *upload) (kept bool, err error) {
+	if u.digest != u.key.name {
+		return false, fault.Errorf(fault.Invalid, "the bytes have the name %v", u.digest)
+	}
+	at := u.reader().(io.ReaderAt)
+	if err := block.VerifyPack(at, u.size, block.Domain{}); err != nil {
+		return false, err
+	}
+	entries, err := block.ReadPackDir(at, u.size)
+	if err != nil {
+		return false, err
+	}
+	s.collect.RLock()
+	defer s.collect.RUnlock()
+	if err := s.waste.rescue(ctx, s.store, map[string]bool{u.key.text: true}); err != nil {
+		return false, err
+	}
+	if _, err := s.store.Stat(ctx, u.key.text); err == nil {
+		return false, nil // somebody else was faster
+	}
+	if err := s.keep(ctx, u); err != nil {
+		return false, err
+	}
+	s.index.add(u.key.name, u.size, entries)
+	return true, nil
+}
+
+// putObject takes an object whose bytes have the name, or one that is sealed
+// for a tenant: nobody else can check that. An object that was checked takes
+// the place of one that wasn't, so a sealed upload under a public name is in
+// nobody's way for long.
+func (s *Server) putObject(ctx context.Context, u *upload) (kept bool, err error) {
+	checked, err := s.checkObject(ctx, u)
+	if err != nil {
+		return false, err
+	}
+	s.collect.RLock()
+	defer s.collect.RUnlock()
+	if err := s.waste.rescue(ctx, s.store, map[string]bool{u.key.text: true}); err != nil {
+		return false, err
+	}
+	old, err := s.store.Stat(ctx, u.key.text)
+	switch {
+	case err == nil && (!checked || old == u.size && s.sameObject(ctx, u)):
+		return false, nil
+	case err == nil:
+		stored, err := readAll(ctx, s.store, u.key.text, protocol.MaxObject)
+		if err == nil && protocol.CheckObject(stored, u.key.name, s.cfg.MaxMetadata) == nil {
+			return false, nil // another encoder's frame of the same bytes
+		}
+	case fault.Of(err) != fault.NotFound:
+		return false, err
+	}
+	return true, s.keep(ctx, u)
+}
+
+func (s *Server) sameObject(ctx context.Context, u *upload) bool {
+	b, err := readAll(ctx, s.store, u.key.text, u.size)
+	return err == nil && block.Sum(b) == u.digest
+}
+
+// checkObject reports whether the bytes were compared with the name.
+func (s *Server) checkObject(ctx context.Context, u *upload) (checked bool, err error) {
+	stored, err := io.ReadAll(u.reader())
+	if err != nil {
+		return false, err
+	}
+	if !protocol.IsFrame(stored) {
+		return false, nil
+	}
+	release, err := s.slot(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	return true, protocol.CheckObject(stored, u.key.name, s.cfg.MaxMetadata)
+}
+
+// slot takes one of the few slots for work that needs much memory.
+func (s *Server) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case s.checks <- struct{}{}:
+		return func() { <-s.checks }, nil
+	case <-ctx.Done():
+		return nil, fault.As(fault.Unavailable, ctx.Err())
+	}
+}
+
+// putSignatures adds statements to those that are here. Only the key itself
+// replaces what it said before.
+func (s *Server) putSignatures(ctx context.Context, u *upload) error {
+	s.collect.RLock()
+	defer s.collect.RUnlock()
+	s.names.Lock()
+	defer s.names.Unlock()
+	id := u.key.name
+	if err := s.hasImage(ctx, id); err != nil {
+		return err
+	}
+	old, err := readAll(ctx, s.store, u.key.text, flist.MaxSignatures)
+	if err != nil && fault.Of(err) != fault.NotFound {
+		return err
+	}
+	all, err := mergeSignatures(old, u.bytes, id, u.signer)
+	if err != nil {
+		return err
+	}
+	return s.store.Write(ctx, u.key.text, bytes.NewReader(all))
+}
+
+// hasImage is a Conflict that names the root if the image is not here.
+func (s *Server) hasImage(ctx context.Context, id flist.ID) error {
+	_, err := s.store.Stat(ctx, flist.RootKey(id))
+	if fault.Of(err) == fault.NotFound {
+		return protocol.Missing("image "+id.String(), []string{flist.RootKey(id)})
+	}
+	return err
+}
+
+// putTrace takes a recorded start. It is a hint, but a wrong one wastes what
+// readers fetch: who published the image, or who signed the trace that is
+// here, may replace it.
+func (s *Server) putTrace(ctx context.Context, u *upload) error {
+	s.collect.RLock()
+	defer s.collect.RUnlock()
+	s.names.Lock()
+	defer s.names.Unlock()
+	id := u.key.name
+	if err := s.hasImage(ctx, id); err != nil {
+		return err
+	}
+	_, signer, err := flist.OpenTrace(u.bytes, id)
+	if err != nil {
+		return err
+	}
+	if old, err := readAll(ctx, s.store, u.key.text, protocol.MaxTrace); err == nil && !s.published(ctx, u.by, flist.RootKey(id)) {
+		if _, by, err := flist.OpenTrace(old, id); err == nil && by != signer {
+			return fault.Errorf(fault.Denied, "the trace that is here is signed by %v; only that key and the publisher of the image replace it", by)
+		}
+	} else if err != nil && fault.Of(err) != fault.NotFound {
+		return err
+	}
+	return s.store.Write(ctx, u.key.text, u.reader())
+}
+
+// published reports whether p uploaded what is at the key of an immutable file.
+func (s *Server) published(ctx context.Context, p Publisher, text string) bool {
+	k, err := parseKey(text)
+	if err != nil {
+		return false
+	}
+	size, err := s.store.Stat(ctx, text)
+	if err != nil {
+		return false
+	}
+	_, err = s.store.Stat(ctx, accountKey(p.Address, k, size))
+	return err == nil
+}
+
+// putPointer moves a name or tag to an image. The sequence number only grows.
+func (s *Server) putPointer(ctx context.Context, u *upload) error {
+	p, by, err := flist.OpenPointer(u.bytes)
+	switch {
+	case err != nil:
+		return err
+	case p.Key() != u.key.text:
+		return fault.Errorf(fault.Invalid, "the pointer is for %s", p.Key())
+	case by != u.signer:
+		return fault.Errorf(fault.Denied, "the pointer is signed by %v and the upload by %v; the owner of a name moves it", by, u.signer)
+	case p.NotAfter != 0 && p.NotAfter <= s.clock.Now().Unix():
+		return fault.Errorf(fault.Expired, "the pointer is not valid any more; sign a new one")
+	}
+	s.collect.RLock()
+	defer s.collect.RUnlock()
+	s.names.Lock()
+	defer s.names.Unlock()
+	old, err := readAll(ctx, s.store, u.key.text, flist.MaxRoot)
+	if err != nil && fault.Of(err) != fault.NotFound {
+		return err
+	}
+	if err == nil {
+		if bytes.Equal(old, u.bytes) {
+			return nil
+		}
+		q, _, err := flist.OpenPointer(old)
+		if err != nil {
+			return fault.Errorf(fault.Internal, "the pointer in the store can't be read: %w", err)
+		}
+		if p.Seq <= q.Seq {
+			return fault.Errorf(fault.Conflict, "version %d is not newer than version %d, which is published; sign version %d", p.Seq, q.Seq, q.Seq+1)
+		}
+	}
+	if err := s.hasImage(ctx, p.ID); err != nil {
+		return err
+	}
+	if err := s.rescueImage(ctx, p.ID); err != nil {
+		return err
+	}
+	if p.Tag == "" {
+		if err := s.store.Write(ctx, flist.HistoryKey(p.Owner, p.Name, p.Seq), u.reader()); err != nil {
+			return err
+		}
+	}
+	if err := s.store.Write(ctx, u.key.text, u.reader()); err != nil {
+		return err
+	}
+	s.gallery.changed()
+	return nil
+}
