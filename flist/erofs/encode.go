@@ -208,9 +208,7 @@ func (e *encoder) measure(n *inode) error {
 		if index == 0 {
 			return bad(fault.Unsupported, "the attribute %q is not user, trusted, security or a POSIX ACL; leave it out", a.Name)
 		}
-		if len(a.Value) > 0xFFFF {
-			return bad(fault.Exhausted, "the attribute %q has %d bytes, %d are allowed", a.Name, len(a.Value), 0xFFFF)
-		}
+		// tree.MaxXattrs keeps the value and the count of words in 16 bits.
 		n.xattrs += xattrSize(len(rest), len(a.Value))
 	}
 	if len(x.Xattrs) > 0 {

@@ -444,3 +444,82 @@ func TestKernelReadsHugeFiles(t *testing.T) {
 	}
 	compare(t, root, mnt)
 }
+
+// loop attaches a read-only loop device to a file.
+func loop(t *testing.T, path string) string {
+	t.Helper()
+	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no loop devices: %v", err)
+	}
+	defer ctl.Close()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for range 10 { // another process may take the free one
+		n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			t.Skipf("no free loop device: %v", err)
+		}
+		name := fmt.Sprintf("/dev/loop%d", n)
+		dev, err := os.Open(name)
+		if err != nil {
+			t.Skipf("no loop device: %v", err)
+		}
+		config := unix.LoopConfig{Fd: uint32(f.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY}}
+		err = unix.IoctlLoopConfigure(int(dev.Fd()), &config)
+		if err == nil {
+			t.Cleanup(func() {
+				if err := unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0); err != nil {
+					t.Errorf("detach %s: %v", name, err)
+				}
+				dev.Close()
+			})
+			return name
+		}
+		dev.Close()
+		if !errors.Is(err, unix.EBUSY) {
+			t.Skipf("attach %s: %v", name, err)
+		}
+	}
+	t.Skip("all loop devices are busy")
+	return ""
+}
+
+// Block devices are what a virtual machine sees, and the fallback of a node.
+func TestKernelMountsBlockDevices(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("loop devices need root")
+	}
+	root := nasty(t, 1000)
+	image := mustEncode(t, root, layOut(root))
+	dir := t.TempDir()
+	meta, data, mnt := filepath.Join(dir, "meta"), filepath.Join(dir, "data"), filepath.Join(dir, "mnt")
+	if err := os.WriteFile(meta, image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(le.Uint32(image[slotOffset+64:])) * BlockSize); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeContent(root)(f); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(mnt, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(loop(t, meta), mnt, "erofs", unix.MS_RDONLY, "device="+loop(t, data)); err != nil {
+		if errors.Is(err, unix.ENODEV) {
+			t.Skip("the kernel has no EROFS")
+		}
+		t.Fatalf("mount: %v", err)
+	}
+	t.Cleanup(func() { unmount(t, mnt) })
+	compare(t, root, mnt)
+}
