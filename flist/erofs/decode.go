@@ -1,8 +1,6 @@
 package erofs
 
 import (
-	"strings"
-
 	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
 )
@@ -295,68 +293,4 @@ func grow(entries []tree.Entry, count, left int) []tree.Entry {
 		return nil
 	}
 	return make([]tree.Entry, 0, count+left/BlockSize*count)
-}
-
-// direntCount is the number of entries in a directory block.
-func direntCount(block string) (int, error) {
-	if len(block) >= direntSize {
-		first := u16(block[8:])
-		if first > 0 && first%direntSize == 0 && first < len(block) {
-			return first / direntSize, nil
-		}
-	}
-	return 0, fault.Errorf(fault.Invalid, "a block has no valid first entry")
-}
-
-// direntName is the name of the i-th of count entries.
-func direntName(block string, i, count int) (string, error) {
-	start := u16(block[i*direntSize+8:])
-	end := len(block)
-	if i+1 < count {
-		end = u16(block[(i+1)*direntSize+8:])
-	}
-	if start < count*direntSize || end > len(block) || start >= end {
-		return "", fault.Errorf(fault.Invalid, "a name lies outside its block")
-	}
-	name := block[start:end]
-	if i+1 == count {
-		if k := strings.IndexByte(name, 0); k >= 0 {
-			name = name[:k]
-		}
-	}
-	return name, nil
-}
-
-func u16(s string) int { return int(s[0]) | int(s[1])<<8 }
-
-func u64(s string) uint64 {
-	var n uint64
-	for i := range 8 {
-		n |= uint64(s[i]) << (8 * i)
-	}
-	return n
-}
-
-// readXattrs reads the attribute area of an inode.
-func readXattrs(s string) ([]tree.Xattr, error) {
-	s = s[xattrHeader:]
-	count := 0
-	for rest := s; len(rest) > 0; count++ {
-		n := xattrSize(int(rest[0]), u16(rest[2:]))
-		if n > int64(len(rest)) {
-			return nil, fault.Errorf(fault.Invalid, "an attribute is longer than their area")
-		}
-		rest = rest[n:]
-	}
-	xs := make([]tree.Xattr, 0, count)
-	for len(s) > 0 {
-		name, value := int(s[0]), u16(s[2:])
-		whole, ok := joinXattr(s[1], s[xattrEntry:xattrEntry+name])
-		if !ok {
-			return nil, fault.Errorf(fault.Invalid, "an attribute has the unknown prefix %d", s[1])
-		}
-		xs = append(xs, tree.Xattr{Name: whole, Value: s[xattrEntry+name : xattrEntry+name+value]})
-		s = s[xattrSize(name, value):]
-	}
-	return xs, nil
 }

@@ -2,8 +2,6 @@ package erofs
 
 import (
 	"encoding/binary"
-	"slices"
-	"strings"
 
 	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
@@ -352,66 +350,6 @@ func (e *encoder) writeDir(out []byte, n *inode, inline []byte) {
 			nameoff += copy(block[nameoff:], name)
 		}
 	}
-}
-
-// listing is a directory with "." and ".." at their places in the order.
-type listing struct {
-	entries   []tree.Entry
-	dot, dot2 int // entries before "." and before ".."
-}
-
-const (
-	self   = -1
-	parent = -2
-)
-
-func listDir(entries []tree.Entry) listing {
-	before := func(name string) int {
-		i, _ := slices.BinarySearchFunc(entries, name, func(e tree.Entry, s string) int { return strings.Compare(e.Name, s) })
-		return i
-	}
-	return listing{entries, before("."), before("..")}
-}
-
-func (l listing) len() int { return len(l.entries) + 2 }
-
-// at is the i-th name and the number of its entry, self or parent.
-func (l listing) at(i int) (string, int) {
-	switch {
-	case i == l.dot:
-		return ".", self
-	case i == l.dot2+1:
-		return "..", parent
-	case i > l.dot2:
-		i -= 2
-	case i > l.dot:
-		i--
-	}
-	return l.entries[i].Name, i
-}
-
-// block says which names from start on fill one block, and with how many
-// bytes.
-func (l listing) block(start int) (end, size int) {
-	for end = start; end < l.len(); end++ {
-		name, _ := l.at(end)
-		if size+direntSize+len(name) > BlockSize {
-			break
-		}
-		size += direntSize + len(name)
-	}
-	return end, size
-}
-
-// size is the number of bytes of the directory.
-func (l listing) size() int64 {
-	var size int64
-	for at := 0; at < l.len(); {
-		end, used := l.block(at)
-		size = alignUp(size, BlockSize) + int64(used)
-		at = end
-	}
-	return size
 }
 
 // encodeDevice is the number of a device node as the kernel stores it.

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"zos.internal/flist/tree"
+	"zos.internal/internal/fault"
 )
 
 const (
@@ -65,4 +66,28 @@ func putXattrs(p []byte, xs []tree.Xattr) {
 		copy(p[xattrEntry+len(rest):], x.Value)
 		p = p[xattrSize(len(rest), len(x.Value)):]
 	}
+}
+
+// readXattrs reads the attribute area of an inode.
+func readXattrs(s string) ([]tree.Xattr, error) {
+	s = s[xattrHeader:]
+	count := 0
+	for rest := s; len(rest) > 0; count++ {
+		n := xattrSize(int(rest[0]), u16(rest[2:]))
+		if n > int64(len(rest)) {
+			return nil, fault.Errorf(fault.Invalid, "an attribute is longer than their area")
+		}
+		rest = rest[n:]
+	}
+	xs := make([]tree.Xattr, 0, count)
+	for len(s) > 0 {
+		name, value := int(s[0]), u16(s[2:])
+		whole, ok := joinXattr(s[1], s[xattrEntry:xattrEntry+name])
+		if !ok {
+			return nil, fault.Errorf(fault.Invalid, "an attribute has the unknown prefix %d", s[1])
+		}
+		xs = append(xs, tree.Xattr{Name: whole, Value: s[xattrEntry+name : xattrEntry+name+value]})
+		s = s[xattrSize(name, value):]
+	}
+	return xs, nil
 }
