@@ -1,0 +1,551 @@
+package tar
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+	"pgregory.net/rapid"
+
+	"zos.internal/flist/convert"
+	"zos.internal/flist/convert/internal/treetest"
+	"zos.internal/flist/tree"
+	"zos.internal/internal/fault"
+)
+
+// e is an entry of a test archive.
+type e struct {
+	typ     byte
+	name    string
+	link    string
+	content string
+	pax     map[string]string
+	h       tar.Header // further fields
+}
+
+func archive(t testing.TB, entries ...e) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, x := range entries {
+		h := x.h
+		h.Typeflag, h.Name, h.Linkname, h.Size, h.PAXRecords = x.typ, x.name, x.link, int64(len(x.content)), x.pax
+		if h.Mode == 0 && x.typ != tar.TypeXGlobalHeader {
+			h.Mode = 0o644
+		}
+		if x.pax != nil && x.typ != tar.TypeXGlobalHeader {
+			h.Format = tar.FormatPAX
+		}
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, x.content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func read(t testing.TB, raw []byte, opts convert.Options) (*convert.Result, error) {
+	t.Helper()
+	opts.TempDir = t.TempDir()
+	res, err := ReadFrom(context.Background(), bytes.NewReader(raw), int64(len(raw)), opts)
+	if left, _ := os.ReadDir(opts.TempDir); len(left) > 0 {
+		t.Errorf("%d files are left in the temporary directory", len(left))
+	}
+	if err == nil {
+		t.Cleanup(func() { res.Close() })
+	}
+	return res, err
+}
+
+func mustRead(t testing.TB, raw []byte) *tree.Node {
+	t.Helper()
+	res, err := read(t, raw, convert.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.Root
+}
+
+func write(t testing.TB, root *tree.Node) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := Write(context.Background(), &buf, root, convert.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// The law: what is written is read back equal, and writing it again gives the
+// same bytes.
+func TestRoundTrip(t *testing.T) {
+	dir := t.TempDir()
+	rapid.Check(t, func(rt *rapid.T) {
+		want := treetest.Draw(rt, treetest.Everything())
+		raw := write(t, want)
+		res, err := ReadFrom(context.Background(), bytes.NewReader(raw), 0, convert.Options{TempDir: dir})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer res.Close()
+		if d := treetest.Diff(want, res.Root); d != "" {
+			rt.Fatalf("tree differs:\n%s", d)
+		}
+		if !bytes.Equal(raw, write(t, res.Root)) {
+			rt.Fatal("writing the tree again gave other bytes")
+		}
+	})
+}
+
+func TestExtremes(t *testing.T) {
+	root := tree.NewDir(0o755)
+	long := &tree.Node{Mode: tree.Regular | 0o6755, UID: 1<<32 - 2, GID: 1 << 31, Mtime: -1, Nsec: 999999999, Size: 3, Content: tree.Bytes("abc")}
+	path := strings.Repeat(strings.Repeat("d", 255)+"/", 40) + strings.Repeat("\xff", 255)
+	if err := root.Insert(path, long); err != nil {
+		t.Fatal(err)
+	}
+	if err := root.Insert("zz", long); err != nil {
+		t.Fatal(err)
+	}
+	deep := strings.Repeat("e/", tree.MaxDepth-1) + "f"
+	if err := root.Insert(deep, &tree.Node{Mode: tree.FIFO}); err != nil {
+		t.Fatal(err)
+	}
+	got := mustRead(t, write(t, root))
+	if d := treetest.Diff(root, got); d != "" {
+		t.Error(d)
+	}
+	if got.At("zz") != got.At(path) {
+		t.Error("the hard link became a copy")
+	}
+}
+
+func TestCompressions(t *testing.T) {
+	plain := archive(t, e{typ: tar.TypeReg, name: "a", content: strings.Repeat("hello", 5000)})
+	for name, wrap := range map[string]func(w io.Writer) (io.WriteCloser, error){
+		"gzip": func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
+		"zstd": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
+		"xz":   func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var buf bytes.Buffer
+			z, err := wrap(&buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := z.Write(plain); err != nil {
+				t.Fatal(err)
+			}
+			if err := z.Close(); err != nil {
+				t.Fatal(err)
+			}
+			raw := buf.Bytes()
+			if n := mustRead(t, raw).At("a"); n == nil || n.Size != 25000 {
+				t.Errorf("a = %+v", n)
+			}
+			// Every cut of the compressed stream is noticed, the checksum at its
+			// end included.
+			for i := range raw {
+				if _, err := read(t, raw[:i], convert.Options{}); fault.Of(err) != fault.Invalid {
+					t.Fatalf("cut after %d of %d bytes: %v, want invalid", i, len(raw), err)
+				}
+			}
+			for i := len(raw) - 4; i < len(raw); i++ {
+				bad := bytes.Clone(raw)
+				bad[i] ^= 0x40
+				if _, err := read(t, bad, convert.Options{}); fault.Of(err) != fault.Invalid {
+					t.Errorf("flip in byte %d of %d: %v, want invalid", i, len(raw), err)
+				}
+			}
+		})
+	}
+}
+
+func TestCutAtEveryBlock(t *testing.T) {
+	root := tree.NewDir(0o755)
+	for _, n := range []string{"a", "b/c", "b/\xff"} {
+		s := strings.Repeat("\x00", 1500)
+		root.Insert(n, &tree.Node{Mode: tree.Regular, Mtime: 1, Nsec: 5, Size: int64(len(s)), Content: tree.Bytes(s), Xattrs: []tree.Xattr{{Name: "user.x", Value: "y"}}})
+	}
+	raw := write(t, root)
+	for cut := 0; cut < len(raw)-512; cut += 512 {
+		for _, n := range []int{cut, cut + 1, cut + 511} {
+			if _, err := read(t, raw[:n], convert.Options{}); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "cut") && !strings.Contains(err.Error(), "ends") && !strings.Contains(err.Error(), "EOF") {
+				t.Fatalf("cut after %d of %d bytes: %v, want invalid", n, len(raw), err)
+			}
+		}
+	}
+	mustRead(t, raw[:len(raw)-512]) // one block of zeros is an end
+}
+
+func TestHostile(t *testing.T) {
+	reg := func(name string) e { return e{typ: tar.TypeReg, name: name, content: "x"} }
+	sym := func(name, target string) e { return e{typ: tar.TypeSymlink, name: name, link: target} }
+	hard := func(name, target string) e { return e{typ: tar.TypeLink, name: name, link: target} }
+	many := func(n int, f func(i int) e) []e {
+		es := make([]e, n)
+		for i := range es {
+			es[i] = f(i)
+		}
+		return es
+	}
+	for name, tt := range map[string]struct {
+		in     []e
+		limits convert.Limits
+		kind   fault.Kind
+		want   string
+	}{
+		"dot dot":             {in: []e{reg("../etc/passwd")}, kind: fault.Invalid, want: `"../etc/passwd"`},
+		"dot dot inside":      {in: []e{reg("a/../../etc/passwd")}, kind: fault.Invalid, want: "leaves the tree"},
+		"dot dot at end":      {in: []e{{typ: tar.TypeDir, name: "a/.."}}, kind: fault.Invalid, want: "leaves the tree"},
+		"hard link outside":   {in: []e{hard("a", "../../etc/shadow")}, kind: fault.Invalid, want: "leaves the tree"},
+		"hard link absolute":  {in: []e{hard("a", "/etc/shadow")}, kind: fault.Invalid, want: "not in the archive"},
+		"hard link missing":   {in: []e{hard("a", "b")}, kind: fault.Invalid, want: `"b"`},
+		"hard link later":     {in: []e{hard("a", "b"), reg("b")}, kind: fault.Invalid, want: "before it"},
+		"hard link to dir":    {in: []e{{typ: tar.TypeDir, name: "d"}, hard("d/x", "d")}, kind: fault.Invalid, want: "is a directory"},
+		"hard link to root":   {in: []e{hard("x", "./")}, kind: fault.Invalid, want: "is a directory"},
+		"hard link of root":   {in: []e{reg("a"), hard("./", "a")}, kind: fault.Invalid, want: "root"},
+		"hard link by link":   {in: []e{sym("l", "/../.."), hard("a", "l/etc/shadow")}, kind: fault.Invalid, want: "not in the archive"},
+		"root is a file":      {in: []e{reg(".")}, kind: fault.Invalid, want: "root"},
+		"root is a link":      {in: []e{sym(".", "/etc")}, kind: fault.Invalid, want: "root"},
+		"symlink circle":      {in: []e{sym("a", "b"), sym("b", "a"), reg("a/x")}, kind: fault.Invalid, want: "circle"},
+		"symlink to itself":   {in: []e{sym("a", "a/a"), reg("a/x")}, kind: fault.Invalid, want: "circle"},
+		"file as a directory": {in: []e{reg("a"), reg("a/b")}, kind: fault.Invalid, want: `"a" on the way`},
+		"link to a file":      {in: []e{reg("f"), sym("a", "f"), reg("a/b")}, kind: fault.Invalid, want: `"f" on the way`},
+		"long name":           {in: []e{reg(strings.Repeat("n", 256))}, kind: fault.Invalid, want: "256 bytes"},
+		"long target":         {in: []e{sym("a", strings.Repeat("n", 4096))}, kind: fault.Invalid, want: "4096"},
+		"too deep":            {in: []e{reg(strings.Repeat("a/", 1025) + "b")}, kind: fault.Invalid, want: "deep"},
+		"too deep by a link": {in: []e{reg(strings.Repeat("a/", 1000) + "f"), sym("l", strings.Repeat("a/", 1000)),
+			reg("l/" + strings.Repeat("b/", 100) + "b")}, kind: fault.Invalid, want: "deep"},
+		"device":         {in: []e{{typ: tar.TypeChar, name: "d", h: tar.Header{Devmajor: 4096}}}, kind: fault.Invalid, want: "device 4096:0"},
+		"owner":          {in: []e{{typ: tar.TypeReg, name: "f", pax: map[string]string{}, h: tar.Header{Uid: 1 << 32}}}, kind: fault.Invalid, want: "owner"},
+		"owner negative": {in: []e{{typ: tar.TypeReg, name: "f", h: tar.Header{Uid: -1, Format: tar.FormatGNU}}}, kind: fault.Invalid, want: "owner"},
+		"large attributes": {in: []e{{typ: tar.TypeReg, name: "f", pax: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("x", 65531)}}},
+			kind: fault.Exhausted, want: "attributes"},
+		"attribute name": {in: []e{{typ: tar.TypeReg, name: "f", pax: map[string]string{"LIBARCHIVE.xattr.a%00b": "eA=="}}}, kind: fault.Invalid, want: "attribute"},
+		"attribute code": {in: []e{{typ: tar.TypeReg, name: "f", pax: map[string]string{"LIBARCHIVE.xattr.a": "%"}}}, kind: fault.Invalid, want: "attribute"},
+		"acl":            {in: []e{{typ: tar.TypeReg, name: "f", pax: map[string]string{"SCHILY.acl.access": "user:joe:rwx"}}}, kind: fault.Unsupported, want: "joe"},
+		"acl damaged":    {in: []e{{typ: tar.TypeReg, name: "f", pax: map[string]string{"SCHILY.acl.access": "nothing"}}}, kind: fault.Invalid, want: "nothing"},
+		"newer type":     {in: []e{{typ: tar.TypeReg, name: "f", pax: map[string]string{"ZOS.type": "portal"}}}, kind: fault.Unsupported, want: "portal"},
+		"socket with content": {in: []e{{typ: tar.TypeReg, name: "f", content: "x", pax: map[string]string{"ZOS.type": "socket"}}},
+			kind: fault.Unsupported, want: "socket"},
+		"bytes": {in: []e{{typ: tar.TypeReg, name: "f", content: strings.Repeat("x", 1025)}}, limits: convert.Limits{Bytes: 1024}, kind: fault.Exhausted, want: `"f"`},
+		"all bytes": {in: many(11, func(i int) e { return e{typ: tar.TypeReg, name: fmt.Sprint(i), content: strings.Repeat("x", 100)} }),
+			limits: convert.Limits{Bytes: 1024}, kind: fault.Exhausted, want: `"10"`},
+		"replaced bytes": {in: many(11, func(i int) e { return e{typ: tar.TypeReg, name: "same", content: strings.Repeat("x", 100)} }),
+			limits: convert.Limits{Bytes: 1024}, kind: fault.Exhausted, want: "1024"},
+		"entries":         {in: many(11, func(i int) e { return reg(fmt.Sprint(i)) }), limits: convert.Limits{Entries: 10}, kind: fault.Exhausted, want: "10 entries"},
+		"same entries":    {in: many(11, func(i int) e { return reg("x") }), limits: convert.Limits{Entries: 10}, kind: fault.Exhausted, want: "10 entries"},
+		"implied entries": {in: []e{reg(strings.Repeat("a/", 11) + "b")}, limits: convert.Limits{Entries: 10}, kind: fault.Exhausted, want: "10 entries"},
+		"names":           {in: many(11, func(i int) e { return reg(strings.Repeat("x", 100)) }), limits: convert.Limits{Metadata: 1000}, kind: fault.Exhausted, want: "1000 bytes"},
+		"attributes in all": {in: many(3, func(i int) e {
+			return e{typ: tar.TypeReg, name: "f", pax: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("x", 30000)}}
+		}), limits: convert.Limits{Metadata: 80000}, kind: fault.Exhausted, want: "80000 bytes"},
+		"disk":       {in: []e{reg("f")}, limits: convert.Limits{Free: 1 << 60}, kind: fault.Exhausted, want: "must stay free"},
+		"global":     {in: []e{{typ: tar.TypeXGlobalHeader, pax: map[string]string{"path": "x"}}, reg("f")}, kind: fault.Unsupported, want: `"path"`},
+		"global uid": {in: []e{{typ: tar.TypeXGlobalHeader, pax: map[string]string{"uid": "99999999999"}}, reg("f")}, kind: fault.Invalid, want: "owner"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := read(t, archive(t, tt.in...), convert.Options{Limits: tt.limits})
+			if err == nil || fault.Of(err) != tt.kind || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error = %v (%s), want %s with %q", err, fault.Of(err), tt.kind, tt.want)
+			}
+		})
+	}
+}
+
+func TestNotTar(t *testing.T) {
+	for name, tt := range map[string]struct {
+		in   string
+		kind fault.Kind
+		want string
+	}{
+		"empty":  {"", fault.Invalid, "end marker"},
+		"text":   {strings.Repeat("hello world\n", 100), fault.Invalid, "not a tar"},
+		"bzip2":  {"BZh91AY&SY", fault.Unsupported, "bzip2"},
+		"zip":    {"PK\x03\x04", fault.Unsupported, "zip"},
+		"gzip":   {"\x1f\x8b\x08\x00garbage", fault.Invalid, "gzip"},
+		"window": {"\x28\xb5\x2f\xfd\x00\xff\x01\x00\x00", fault.Invalid, "zstd"},
+	} {
+		if _, err := read(t, []byte(tt.in), convert.Options{}); fault.Of(err) != tt.kind || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %s with %q", name, err, tt.kind, tt.want)
+		}
+	}
+	two := append(archive(t, e{typ: tar.TypeReg, name: "a"}), archive(t, e{typ: tar.TypeReg, name: "b"})...)
+	if _, err := read(t, two, convert.Options{}); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "end marker") {
+		t.Errorf("two archives in one: %v, want invalid", err)
+	}
+}
+
+// A bomb of zeros stops at the limit, takes no disk and little memory.
+func TestBomb(t *testing.T) {
+	var buf bytes.Buffer
+	z, err := zstd.NewWriter(&buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(z)
+	zeros := make([]byte, 1<<20)
+	for i := range 20 {
+		w.WriteHeader(&tar.Header{Name: fmt.Sprint(i), Typeflag: tar.TypeReg, Size: 16 << 20})
+		for range 16 {
+			w.Write(zeros)
+		}
+	}
+	w.Close()
+	z.Close()
+	spool, err := convert.NewSpool(t.TempDir(), convert.Limits{Bytes: 100 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	b := NewBuilder(spool, convert.Limits{Bytes: 100 << 20})
+	plain, _, err := Decompress(bytes.NewReader(buf.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	err = b.Apply(t.Context(), plain, Archive)
+	if fault.Of(err) != fault.Exhausted || !strings.Contains(err.Error(), `"6"`) {
+		t.Errorf("Apply = %v, want exhausted at the seventh file", err)
+	}
+	if apparent, disk := spool.Usage(); apparent != 96<<20 || disk > 1<<20 {
+		t.Errorf("the spool has %d bytes, %d on disk; want 96 MiB and next to nothing", apparent, disk)
+	}
+	// The same in names alone: the stream is bounded even without contents.
+	p := &position{r: bytes.NewReader(make([]byte, 100)), left: 10}
+	if _, err := io.ReadAll(p); fault.Of(err) != fault.Exhausted {
+		t.Errorf("endless stream: %v, want exhausted", err)
+	}
+}
+
+// A circle of long link targets can't make us walk for ever.
+func TestSymlinkSteps(t *testing.T) {
+	b := NewBuilder(nil, convert.Limits{})
+	b.steps = maxSteps
+	raw := archive(t, e{typ: tar.TypeSymlink, name: "a", link: "b"}, e{typ: tar.TypeDir, name: "a/c"})
+	if err := b.Apply(t.Context(), bytes.NewReader(raw), Layer); fault.Of(err) != fault.Exhausted {
+		t.Errorf("Apply = %v, want exhausted", err)
+	}
+}
+
+func TestPlacement(t *testing.T) {
+	reg := func(name, content string) e { return e{typ: tar.TypeReg, name: name, content: content} }
+	dir := func(name string) e { return e{typ: tar.TypeDir, name: name, h: tar.Header{Mode: 0o700}} }
+	sym := func(name, target string) e { return e{typ: tar.TypeSymlink, name: name, link: target} }
+	hard := func(name, target string) e { return e{typ: tar.TypeLink, name: name, link: target} }
+	for name, tt := range map[string]struct {
+		in   []e
+		want string // paths in order
+	}{
+		"absolute name":               {[]e{reg("/etc/x", "1")}, "etc etc/x=1"},
+		"dots and slashes":            {[]e{reg("././/a//b", "1")}, "a a/b=1"},
+		"absolute link parent":        {[]e{dir("usr/lib"), sym("lib", "/usr/lib"), reg("lib/x", "1")}, "lib@ usr usr/lib usr/lib/x=1"},
+		"link parent stays inside":    {[]e{sym("up", "../../../.."), reg("up/etc/x", "1")}, "etc etc/x=1 up@"},
+		"link in a link":              {[]e{sym("a", "b/c"), sym("b", "d"), reg("a/x", "1")}, "a@ b@ d d/c d/c/x=1"},
+		"dangling parent":             {[]e{sym("lib", "usr/lib"), reg("lib/x", "1"), dir("usr")}, "lib@ usr usr/lib usr/lib/x=1"},
+		"last wins":                   {[]e{reg("a", "1"), reg("a", "2")}, "a=2"},
+		"directory over link":         {[]e{dir("b"), sym("a", "b"), dir("a"), reg("a/x", "1")}, "a a/x=1 b"},
+		"directory over directory":    {[]e{reg("a/x", "1"), dir("a")}, "a a/x=1"},
+		"file over directory":         {[]e{reg("a/x", "1"), reg("a", "2")}, "a=2"},
+		"link over directory, in use": {[]e{reg("a/x", "1"), dir("b"), sym("a", "b"), reg("a/y", "2")}, "a@ b b/y=2"},
+		"hard link":                   {[]e{reg("a", "1"), hard("b/c", "/a")}, "a=1 b b/c=1"},
+		"hard link to itself":         {[]e{reg("a", "1"), hard("a", "a")}, "a=1"},
+		"hard link keeps the old":     {[]e{reg("a", "1"), hard("b", "a"), reg("a", "2")}, "a=2 b=1"},
+		"hard link by link":           {[]e{reg("d/a", "1"), sym("l", "d"), hard("b", "l/a")}, "b=1 d d/a=1 l@"},
+		"hard link to a link":         {[]e{sym("a", "x"), hard("b", "a")}, "a@ b@"},
+		"whiteouts are plain names":   {[]e{reg("a", "1"), reg(".wh.a", "2")}, ".wh.a=2 a=1"},
+		"volume label":                {[]e{{typ: 'V', name: "backup"}, reg("a", "1")}, "a=1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := sketch(t, mustRead(t, archive(t, tt.in...))); got != tt.want {
+				t.Errorf("tree = %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// sketch is the paths of a tree, with =content and @ for links.
+func sketch(t testing.TB, root *tree.Node) string {
+	t.Helper()
+	var out []string
+	for p, n := range root.Walk() {
+		switch {
+		case p == "":
+			continue
+		case n.IsRegular():
+			b, err := n.ReadAll(1 << 20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p += "=" + string(b)
+		case n.Type() == tree.Symlink:
+			p += "@"
+		}
+		out = append(out, p)
+	}
+	return strings.Join(out, " ")
+}
+
+func TestGlobalHeader(t *testing.T) {
+	root := mustRead(t, archive(t,
+		e{typ: tar.TypeXGlobalHeader, pax: map[string]string{"comment": "0123", "mtime": "-1.5", "uid": "7"}},
+		e{typ: tar.TypeReg, name: "a"},
+		e{typ: tar.TypeReg, name: "b", pax: map[string]string{"SCHILY.xattr.user.empty": ""}, h: tar.Header{ModTime: time.Unix(5, 5), Uid: 1 << 22}},
+	))
+	if n := root.At("a"); n.Mtime != -2 || n.Nsec != 500000000 || n.UID != 7 {
+		t.Errorf("a = %+v", n)
+	}
+	if n := root.At("b"); n.Mtime != 5 || n.Nsec != 5 || n.UID != 1<<22 || len(n.Xattrs) != 1 {
+		t.Errorf("b = %+v", n)
+	}
+}
+
+func TestACL(t *testing.T) {
+	root := mustRead(t, archive(t, e{typ: tar.TypeDir, name: "d", pax: map[string]string{
+		"SCHILY.acl.access":  "user::rwx,user:joe:r-x:1000,group::r-x,mask::rwx,other::---",
+		"SCHILY.acl.default": "user::rwx\ngroup::r-x\nother::r--\n",
+	}}, e{typ: tar.TypeReg, name: "f", pax: map[string]string{"SCHILY.acl.access": "user::rw-,group::r--,other::r--"}}))
+	want := []tree.Xattr{
+		{Name: "system.posix_acl_access", Value: "\x02\x00\x00\x00" +
+			"\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x05\x00\xe8\x03\x00\x00" + "\x04\x00\x05\x00\xff\xff\xff\xff" +
+			"\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"},
+		{Name: "system.posix_acl_default", Value: "\x02\x00\x00\x00" +
+			"\x01\x00\x07\x00\xff\xff\xff\xff" + "\x04\x00\x05\x00\xff\xff\xff\xff" + "\x20\x00\x04\x00\xff\xff\xff\xff"},
+	}
+	if got := root.At("d").Xattrs; fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
+		t.Errorf("attributes = %q, want %q", got, want)
+	}
+	if got := root.At("f").Xattrs; len(got) != 0 {
+		t.Errorf("a list equal to the mode became %q", got)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	raw := archive(t,
+		e{typ: tar.TypeReg, name: "a.o", h: tar.Header{ModTime: time.Unix(50, 0)}},
+		e{typ: tar.TypeReg, name: "d/b.o"}, e{typ: tar.TypeReg, name: "d/c"}, e{typ: tar.TypeReg, name: "var/cache/x/y"})
+	limit := int64(10)
+	var last [2]int64
+	res, err := read(t, raw, convert.Options{Exclude: []string{"b.*", "/var/cache/**"}, ClampMtime: &limit,
+		Progress: func(_ string, done, total int64) { last = [2]int64{done, total} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := sketch(t, res.Root); got != "a.o= d d/c= var" {
+		t.Errorf("tree = %s", got)
+	}
+	if n := res.Root.At("a.o"); n.Mtime != 10 {
+		t.Errorf("mtime = %d, want the limit", n.Mtime)
+	}
+	if last != [2]int64{int64(len(raw)), int64(len(raw))} {
+		t.Errorf("last progress = %v of %d bytes", last, len(raw))
+	}
+	if !strings.HasPrefix(res.Source, "tar:sha256:") || len(res.Source) != 75 {
+		t.Errorf("source = %q", res.Source)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := ReadFrom(ctx, bytes.NewReader(raw), 0, convert.Options{TempDir: t.TempDir()}); fault.Of(err) != fault.Unavailable {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// Hundreds of thousands of entries in one directory, in the worst order, take
+// time in proportion. A quadratic insertion would move 240 GB here.
+func TestManyInOneDirectory(t *testing.T) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	const n = 100_000
+	for i := range n {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("d/%06d", n-i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	root := mustRead(t, buf.Bytes())
+	if got := len(root.At("d").Entries); got != n {
+		t.Errorf("%d entries, want %d", got, n)
+	}
+}
+
+// A tool that is not ours writes the archive and reads ours back.
+func TestGNUTar(t *testing.T) {
+	gnu, err := exec.LookPath("tar")
+	if err != nil {
+		t.Skip("no tar program")
+	}
+	src := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(filepath.Join(src, "d/sub"), 0o755))
+	must(os.WriteFile(filepath.Join(src, "d/file"), []byte("hello"), 0o4755))
+	must(os.Chmod(filepath.Join(src, "d/file"), 0o755|os.ModeSetuid))
+	must(os.Link(filepath.Join(src, "d/file"), filepath.Join(src, "d/sub/hard")))
+	must(os.Symlink("../file", filepath.Join(src, "d/sub/soft")))
+	must(os.Chtimes(filepath.Join(src, "d/file"), time.Unix(0, 0), time.Unix(1600000000, 123456789)))
+	sparse, err := os.Create(filepath.Join(src, "d/sparse"))
+	must(err)
+	_, err = sparse.WriteAt([]byte("middle"), 3<<30)
+	must(err)
+	must(sparse.Truncate(5 << 30))
+	must(sparse.Close())
+	for _, format := range []string{"pax", "gnu"} {
+		t.Run(format, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "x.tar")
+			if msg, err := exec.Command(gnu, "-C", src, "--format="+format, "--sparse", "-cf", out, ".").CombinedOutput(); err != nil {
+				t.Skipf("tar: %v %s", err, msg)
+			}
+			res, err := Read(t.Context(), out, convert.Options{TempDir: t.TempDir()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Close()
+			f := res.Root.At("d/file")
+			if f == nil || f != res.Root.At("d/sub/hard") || f.Mode != tree.Regular|0o4755 || f.Mtime != 1600000000 {
+				t.Errorf("file = %+v", f)
+			}
+			if format == "pax" && f.Nsec != 123456789 {
+				t.Errorf("nanoseconds = %d", f.Nsec)
+			}
+			s := res.Root.At("d/sparse")
+			if s.Size != 5<<30 {
+				t.Fatalf("sparse file has %d bytes", s.Size)
+			}
+			r, err := s.Content.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			got := make([]byte, 10)
+			if _, err := r.(io.ReaderAt).ReadAt(got, 3<<30-2); err != nil || string(got) != "\x00\x00middle\x00\x00" {
+				t.Errorf("sparse content = %q, %v", got, err)
+			}
+		})
+	}
+	raw := write(t, mustRead(t, archive(t, e{typ: tar.TypeReg, name: "a\xff/b", content: "1"}, e{typ: tar.TypeLink, name: "c", link: "a\xff/b"})))
+	cmd := exec.Command(gnu, "-C", t.TempDir(), "-tvf", "-")
+	cmd.Stdin = bytes.NewReader(raw)
+	if msg, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(msg), `a\377/b`) {
+		t.Errorf("tar -t: %v %s", err, msg)
+	}
+}
