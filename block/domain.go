@@ -33,7 +33,10 @@ const (
 // A Domain is safe for concurrent use, is copied freely and never shows its
 // secret in a log or with fmt.
 type Domain struct {
-	keys *domainKeys
+	// keys is nil in the public domain. It is a function because fmt follows a
+	// pointer in an unexported field of somebody else's struct, and prints what
+	// it finds, but doesn't call a function.
+	keys func() *domainKeys
 }
 
 type domainKeys struct {
@@ -48,22 +51,21 @@ func NewDomain(secret [32]byte) Domain {
 	blake3.DeriveKey(k.name[:], "zos 2026 block name v1", secret[:])
 	blake3.DeriveKey(k.data[:], "zos 2026 block data v1", secret[:])
 	blake3.DeriveKey(k.iv[:], "zos 2026 block iv v1", secret[:])
-	k.setID()
-	return Domain{k}
+	return k.domain()
 }
 
 // NewNamingDomain derives a private domain whose name key is given instead of
 // derived; a file system brings its own. The other keys come from secret.
 func NewNamingDomain(name, secret [32]byte) Domain {
-	d := NewDomain(secret)
-	d.keys.name = name
-	d.keys.setID()
-	return d
+	k := *NewDomain(secret).keys()
+	k.name = name
+	return k.domain()
 }
 
-func (k *domainKeys) setID() {
+func (k *domainKeys) domain() Domain {
 	id := keyed(&k.name, []byte("domain"))
 	copy(k.id[:], id[:])
+	return Domain{func() *domainKeys { return k }}
 }
 
 // keyed is the keyed BLAKE3-256 of the parts, one after the other.
@@ -80,7 +82,7 @@ func keyed(key *[32]byte, parts ...[]byte) (sum [32]byte) {
 // domain's is zero.
 func (d Domain) ID() (id [16]byte) {
 	if d.keys != nil {
-		id = d.keys.id
+		id = d.keys().id
 	}
 	return id
 }
@@ -93,7 +95,7 @@ func (d Domain) Name(plain []byte) Name {
 	if d.keys == nil {
 		return Sum(plain)
 	}
-	return keyed(&d.keys.name, plain)
+	return keyed(&d.keys().name, plain)
 }
 
 // Seal encrypts an encoded body under the chunk's own key and returns nonce,
@@ -105,7 +107,7 @@ func (d Domain) Seal(name Name, enc byte, plainLen int, body []byte) []byte {
 	if d.keys == nil {
 		return body
 	}
-	nonce := keyed(&d.keys.iv, name[:], body)
+	nonce := keyed(&d.keys().iv, name[:], body)
 	out := make([]byte, nonceSize, len(body)+SealOverhead)
 	copy(out, nonce[:nonceSize])
 	return d.aead(name).Seal(out, out[:nonceSize], body, sealData(name, enc, plainLen))
@@ -141,7 +143,7 @@ func (d Domain) check(name Name, enc byte, plain []byte) bool {
 }
 
 func (d Domain) aead(name Name) cipher.AEAD {
-	key := keyed(&d.keys.data, name[:])
+	key := keyed(&d.keys().data, name[:])
 	b, err := aes.NewCipher(key[:])
 	if err != nil {
 		panic(err) // the key has 32 bytes
@@ -167,7 +169,7 @@ func (d Domain) String() string {
 	if d.keys == nil {
 		return "public"
 	}
-	return fmt.Sprintf("private %x", d.keys.id)
+	return fmt.Sprintf("private %x", d.keys().id)
 }
 
 // GoString is String, for %#v.
