@@ -132,7 +132,7 @@ func (d *database) fault(ctx context.Context, err error) error {
 func sniff(file string) (size int64, err error) {
 	st, err := os.Stat(file)
 	if err != nil {
-		return 0, err
+		return 0, fault.Errorf(fault.Of(err), "read %s: %w", file, err)
 	}
 	switch {
 	case !st.Mode().IsRegular():
@@ -147,7 +147,7 @@ func sniff(file string) (size int64, err error) {
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return 0, err
+		return 0, fault.Errorf(fault.Of(err), "read %s: %w", file, err)
 	}
 	defer f.Close()
 	head := make([]byte, 16)

@@ -30,7 +30,7 @@ const (
 func OpenHTTP(_ context.Context, s string) (Store, error) {
 	u, err := url.Parse(s)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return nil, fault.Errorf(fault.Invalid, "open the store %.80q: it is not a URL as http://host/path", Redact(s))
+		return nil, fault.Errorf(fault.Invalid, "open the store %.80q: it is not a URL as http://host/path", hide(s))
 	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 16

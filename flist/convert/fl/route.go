@@ -50,7 +50,7 @@ func ParseRoutes(specs []string) ([]Route, error) {
 
 // Check reports a range that is empty and a URL that no store can have.
 func (r Route) Check() error {
-	shown := Redact(r.URL)
+	shown := hide(r.URL)
 	if r.Start > r.End {
 		return fault.Errorf(fault.Invalid, "the store %q has the range %02x-%02x, which holds nothing; write the smaller byte first", shown, r.Start, r.End)
 	}
@@ -110,6 +110,18 @@ func StripPassword(s string) string { return replacePassword(s, "") }
 
 // Redact is the URL for an error or a log: a password becomes "xxxxx".
 func Redact(s string) string { return replacePassword(s, ":xxxxx") }
+
+// hide is Redact for a URL that may be none: a password that holds a slash is
+// not found there, so all up to the last "@" goes.
+func hide(s string) string {
+	if shown := Redact(s); shown != s || strings.HasPrefix(s, "dir:") {
+		return shown
+	}
+	if i := strings.LastIndexByte(s, '@'); i >= 0 {
+		return "xxxxx" + s[i:]
+	}
+	return s
+}
 
 func replacePassword(s, by string) string {
 	start, end := userinfo(s)

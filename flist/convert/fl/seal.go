@@ -8,8 +8,8 @@ import (
 )
 
 // maxSeen bounds the blocks of one run that are remembered, so that equal
-// files are sealed and stored once: 64 MiB.
-const maxSeen = 1 << 20
+// files are sealed and stored once: about 100 MiB of memory.
+const maxSeen = 1 << 19
 
 // sealers encrypt blocks and put them into the stores, several at once. The
 // blocks come back in the order they were given. All methods but the workers'
@@ -25,7 +25,7 @@ type sealers struct {
 	wg      sync.WaitGroup
 
 	mu     sync.Mutex
-	seen   map[Key]ID
+	seen   map[Key]*once
 	blocks int64
 	bytes  int64
 }
@@ -43,7 +43,7 @@ func newSealers(ctx context.Context, r *router, workers int) *sealers {
 	if workers <= 0 {
 		workers = 2
 	}
-	s := &sealers{workers: workers, router: r, jobs: make(chan *sealed, 2*workers), free: make(chan []byte, 2*workers), seen: make(map[Key]ID)}
+	s := &sealers{workers: workers, router: r, jobs: make(chan *sealed, 2*workers), free: make(chan []byte, 2*workers), seen: make(map[Key]*once)}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	for range workers {
 		s.wg.Go(func() {
@@ -99,33 +99,45 @@ func (s *sealers) written() (blocks, bytes int64) {
 	return s.blocks, s.bytes
 }
 
+// once is a block that one worker stores and others wait for.
+type once struct {
+	id   ID
+	err  error
+	done chan struct{}
+}
+
 func (s *sealers) store(plain []byte) (Block, error) {
 	if err := s.ctx.Err(); err != nil {
 		return Block{}, err
 	}
 	key := Key(blake2b.Sum256(plain))
 	s.mu.Lock()
-	id, ok := s.seen[key]
-	s.mu.Unlock()
-	if ok {
-		return Block{id, key}, nil
+	o := s.seen[key]
+	if o != nil {
+		s.mu.Unlock()
+		<-o.done
+		return Block{o.id, key}, o.err
 	}
-	stored, b, err := Seal(plain)
-	if err != nil {
-		return b, err
-	}
-	wrote, err := s.router.put(s.ctx, b.ID, stored)
-	if err != nil {
-		return b, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	o = &once{done: make(chan struct{})}
+	defer close(o.done)
 	if len(s.seen) < maxSeen {
-		s.seen[b.Key] = b.ID
+		s.seen[key] = o
 	}
+	s.mu.Unlock()
+
+	var b Block
+	var stored []byte
+	if stored, b, o.err = Seal(plain); o.err != nil {
+		return b, o.err
+	}
+	var wrote bool
+	wrote, o.err = s.router.put(s.ctx, b.ID, stored)
+	o.id = b.ID
 	if wrote {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.blocks++
 		s.bytes += int64(len(stored))
 	}
-	return b, nil
+	return b, o.err
 }
