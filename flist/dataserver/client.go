@@ -1,0 +1,181 @@
+package dataserver
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"zos.internal/internal/fault"
+)
+
+// Client talks to the keeper of a run directory. It holds no connection; its
+// methods may be called by many goroutines.
+type Client struct {
+	RunDir string
+	// Start is the command that runs Keep for RunDir in the foreground, started
+	// when Add finds no keeper; nil refuses instead.
+	Start []string
+	// Env is added to the environment of Start.
+	Env []string
+}
+
+// ReadyFD is the descriptor on which a keeper that a Client started says that
+// it is ready; see Ready.
+const ReadyFD = 3
+
+// Ready tells the Client that started this process that the keeper works:
+// the value for KeepConfig.Ready in the command of Client.Start.
+func Ready() {
+	f := os.NewFile(ReadyFD, "ready")
+	io.WriteString(f, "ready\n")
+	f.Close()
+}
+
+func (c Client) call(ctx context.Context, m message) (message, error) {
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "unix", filepath.Join(c.RunDir, socketName))
+	if err != nil {
+		return message{}, fault.Errorf(fault.Unavailable, "ask the keeper in %s: %w", c.RunDir, err)
+	}
+	defer nc.Close()
+	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	k := newConn(nc, maxReply)
+	if err := k.send(m); err != nil {
+		return message{}, fault.Errorf(fault.Unavailable, "ask the keeper in %s: %w", c.RunDir, err)
+	}
+	answer, err := k.receive()
+	if err != nil {
+		return message{}, fault.Errorf(fault.Unavailable, "ask the keeper in %s: it went away: %w", c.RunDir, errors.Join(err, ctx.Err()))
+	}
+	return answer, answer.err()
+}
+
+// Ping reports whether a keeper works; Unavailable if not.
+func (c Client) Ping(ctx context.Context) error {
+	_, err := c.call(ctx, message{Op: "ping"})
+	return err
+}
+
+// Add makes a slot, or finds the one with that name, and returns it with its
+// number. A keeper is started if there is none. The file is at DataPath.
+// An error of the Opener comes back with its kind.
+func (c Client) Add(ctx context.Context, s Slot) (Slot, error) {
+	s.Num = 0
+	if err := s.check(); err != nil {
+		return Slot{}, err
+	}
+	for try := 0; ; try++ {
+		if err := c.ensure(ctx); err != nil {
+			return Slot{}, err
+		}
+		m, err := c.call(ctx, message{Op: "add", Slot: &s})
+		if err == nil && m.Slot == nil {
+			return Slot{}, fault.Errorf(fault.Internal, "add slot %s: the keeper's answer has no slot", s.Name)
+		}
+		if err == nil {
+			return *m.Slot, nil
+		}
+		// A keeper that ends while we ask: its successor takes the slot. Any
+		// other answer, an Opener's Unavailable too, is final.
+		if try == 3 || ctx.Err() != nil || fault.Of(err) != fault.Unavailable || c.Ping(ctx) == nil {
+			return Slot{}, err
+		}
+	}
+}
+
+// Remove lets a slot go. It is served until the kernel closed its last handle,
+// and the keeper ends with its last slot.
+func (c Client) Remove(ctx context.Context, name string) error {
+	_, err := c.call(ctx, message{Op: "remove", Name: name})
+	return err
+}
+
+// Stat reports what the keeper and its data server do.
+func (c Client) Stat(ctx context.Context) (Status, error) {
+	m, err := c.call(ctx, message{Op: "stat"})
+	if err != nil {
+		return Status{}, err
+	}
+	if m.Status == nil {
+		return Status{}, fault.Errorf(fault.Internal, "ask the keeper in %s: its answer has no status", c.RunDir)
+	}
+	return *m.Status, nil
+}
+
+// Upgrade replaces the data server by the one that cmd starts; with no cmd it
+// starts the same program again. No read fails.
+func (c Client) Upgrade(ctx context.Context, cmd []string) error {
+	_, err := c.call(ctx, message{Op: "upgrade", Cmd: cmd})
+	return err
+}
+
+// ensure starts a keeper if none answers. Several clients start only one.
+func (c Client) ensure(ctx context.Context) error {
+	if c.Ping(ctx) == nil {
+		return nil
+	}
+	if len(c.Start) == 0 {
+		return fault.Errorf(fault.Unavailable, "use the data server in %s: none runs there", c.RunDir)
+	}
+	if err := prepareRunDir(c.RunDir); err != nil {
+		return err
+	}
+	lock, err := takeLock(ctx, filepath.Join(c.RunDir, "start.lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if c.Ping(ctx) == nil {
+		return nil
+	}
+	return c.start(ctx)
+}
+
+func (c Client) start(ctx context.Context) error {
+	logPath := filepath.Join(c.RunDir, logName)
+	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fault.Errorf(fault.Of(err), "open the keeper's log: %w", err)
+	}
+	defer log.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fault.Errorf(fault.Internal, "make a pipe: %w", err)
+	}
+	defer r.Close()
+	cmd := exec.Command(c.Start[0], c.Start[1:]...)
+	cmd.Env = append(os.Environ(), c.Env...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return fault.Errorf(fault.Of(err), "start the keeper %q: %w", cmd.Path, err)
+	}
+	go cmd.Wait() // if this program outlives it; else init does it
+	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	said, err := io.ReadAll(io.LimitReader(r, 64))
+	if strings.HasPrefix(string(said), "ready") {
+		return nil
+	}
+	if ctx.Err() != nil {
+		unix.Kill(cmd.Process.Pid, unix.SIGTERM)
+		return fault.Errorf(fault.Unavailable, "start the keeper: it did not get ready: %w", ctx.Err())
+	}
+	text, _ := os.ReadFile(logPath)
+	text = text[max(0, len(text)-1000):]
+	return fault.Errorf(fault.Unavailable, "start the keeper %q: it ended at once: %s", cmd.Path, strings.TrimSpace(string(text)))
+}
