@@ -7,6 +7,15 @@
 // Bucket. Bytes are checked where they enter: a Getter never hands out bytes
 // that do not have the name that was asked for.
 //
+// The package doesn't know files, images or servers, and keeps no index: who
+// made a pack says with a Locator or a map where a chunk lies.
+//
+//	mirrors := block.NewMirrors(log, block.Source{Name: "disk", Bucket: block.OpenDir(dir)})
+//	chunks := block.NewPackGetter(mirrors, "p/", block.Domain{}, places)
+//	for chunk, err := range chunks.Get(ctx, names) {
+//		...
+//	}
+//
 // The formats are specified in docs/reference/blocks.md.
 package block
 

@@ -136,6 +136,15 @@ func TestNoncesAreUnique(t *testing.T) {
 	}
 	bodies := map[pair][]byte{}
 	distinct := 0
+	own := []*Encoder{NewEncoder(Raw), NewEncoder(S2), NewEncoder(Zstd)}
+	var others []*zstd.Encoder
+	for _, level := range []zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression} {
+		zw, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		others = append(others, zw)
+	}
 	for i := range 40 {
 		plain := make([]byte, 5000+i)
 		r := rand.New(rand.NewPCG(uint64(i), 0))
@@ -144,15 +153,11 @@ func TestNoncesAreUnique(t *testing.T) {
 		}
 		name := d.Name(plain)
 		var encoded [][]byte
-		for _, enc := range []byte{Raw, S2, Zstd} {
-			_, body := NewEncoder(enc).Encode(plain)
+		for _, e := range own {
+			_, body := e.Encode(plain)
 			encoded = append(encoded, bytes.Clone(body))
 		}
-		for _, level := range []zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression} {
-			zw, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level))
-			if err != nil {
-				t.Fatal(err)
-			}
+		for _, zw := range others {
 			encoded = append(encoded, zw.EncodeAll(plain, nil))
 		}
 		for _, body := range encoded {

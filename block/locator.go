@@ -115,7 +115,7 @@ func parseLocator(b []byte, chunks int) (Locator, error) {
 	if err := r.end(); err != nil {
 		return l, err
 	}
-	if chunks < 0 || len(where) < 3*chunks {
+	if chunks < 0 || chunks > len(where)/3 {
 		return l, fault.Errorf(fault.Invalid, "%d bytes of places are too few for %d chunks", len(where), chunks)
 	}
 	l.Where = make([]Location, 0, chunks)
