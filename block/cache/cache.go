@@ -29,7 +29,6 @@ package cache
 import (
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -310,5 +309,3 @@ func (c *Cache) wake() {
 	close(c.room)
 	c.room = make(chan struct{})
 }
-
-func workers() int { return max(2, min(readers, runtime.GOMAXPROCS(0))) }

@@ -208,7 +208,7 @@ func (c *Cache) Load(ctx context.Context, dom block.Domain, names []block.Name) 
 	} else if len(runs) > 1 {
 		var wg sync.WaitGroup
 		next := make(chan []loading)
-		for range min(workers(), len(runs)) {
+		for range min(readers, len(runs)) {
 			wg.Go(func() {
 				for run := range next {
 					c.loadRun(dom, run, got)
