@@ -3,6 +3,7 @@ package flist
 import (
 	"slices"
 
+	"zos.internal/flist/fetch"
 	"zos.internal/identity"
 	"zos.internal/internal/canon"
 	"zos.internal/internal/fault"
@@ -207,37 +208,34 @@ func OpenSignatures(b []byte, id ID) ([]Statement, error) {
 	return out, nil
 }
 
-// traceBody is a recorded start as it is signed and published at TraceKey.
-type traceBody struct {
-	ID   ID     `cbor:"1,keyasint"`
-	Runs []byte `cbor:"2,keyasint"` // fetch.Trace, encoded
-}
-
-// SignTrace returns the published bytes of an encoded trace of the image id.
-func SignTrace(id ID, trace []byte, key *identity.PrivateKey) ([]byte, error) {
-	payload, err := canon.Marshal(traceBody{id, trace})
+// SignTrace returns the published bytes of the recorded start of an image.
+func SignTrace(t fetch.Trace, key *identity.PrivateKey) ([]byte, error) {
+	payload, err := t.Encode()
 	if err != nil {
 		return nil, err
 	}
 	return canon.Marshal(sign(key, traceTag, payload))
 }
 
-// OpenTrace checks who signed the trace of id and returns its encoded runs.
-func OpenTrace(b []byte, id ID) ([]byte, identity.PublicKey, error) {
+// MaxTrace is the most bytes of a published trace.
+const MaxTrace = fetch.MaxTraceBytes + MaxRoot
+
+// OpenTrace checks who signed the trace of id.
+func OpenTrace(b []byte, id ID) (fetch.Trace, identity.PublicKey, error) {
 	var s Signed
 	if err := canon.Unmarshal(b, &s); err != nil {
-		return nil, "", fault.Errorf(fault.Invalid, "open trace of %v: %w", id, err)
+		return fetch.Trace{}, "", fault.Errorf(fault.Invalid, "open trace of %v: %w", id, err)
 	}
 	key, err := s.verify(traceTag)
 	if err != nil {
-		return nil, "", fault.Errorf(fault.Of(err), "open trace of %v: %w", id, err)
+		return fetch.Trace{}, "", fault.Errorf(fault.Of(err), "open trace of %v: %w", id, err)
 	}
-	var t traceBody
-	if err := canon.Unmarshal(s.Payload, &t); err != nil {
-		return nil, "", fault.Errorf(fault.Invalid, "open trace of %v: %w", id, err)
+	t, err := fetch.ParseTrace(s.Payload)
+	if err != nil {
+		return fetch.Trace{}, "", fault.Errorf(fault.Invalid, "open trace of %v: %w", id, err)
 	}
-	if t.ID != id {
-		return nil, "", fault.Errorf(fault.Denied, "open trace of %v: it was recorded for %v", id, t.ID)
+	if t.Image != id {
+		return fetch.Trace{}, "", fault.Errorf(fault.Denied, "open trace of %v: it was recorded for %v", id, t.Image)
 	}
-	return t.Runs, key, nil
+	return t, key, nil
 }
