@@ -32,7 +32,6 @@ type found struct {
 	node   *tree.Node
 	nid    uint64
 	parent uint64 // nid of the parent of a directory
-	depth  int
 	blocks string // whole blocks of a directory
 	tail   string // its inline last block
 }
@@ -66,8 +65,8 @@ func decode(b []byte) (*tree.Node, uint64, error) {
 		return nil, 0, invalid("features %#x and %#x, not 0 and %#x", le.Uint32(s[8:]), le.Uint32(s[80:]), features)
 	case le.Uint16(s[86:]) != 1 || le.Uint16(s[88:]) != slotOffset/slotSize:
 		return nil, 0, invalid("not one data device at %d", slotOffset)
-	case le.Uint16(s[14:]) != inodesOffset/nidSize || le.Uint32(s[40:]) != 0:
-		return nil, 0, invalid("the root is not the first inode")
+	case le.Uint32(s[40:]) != 0:
+		return nil, 0, invalid("the inodes are not in the first block")
 	}
 	d := decoder{
 		text: string(b), image: b,
@@ -78,11 +77,12 @@ func decode(b []byte) (*tree.Node, uint64, error) {
 		names:  1,
 	}
 	d.inodes = make([]found, 0, min(le.Uint64(s[16:]), uint64(len(d.number))))
-	if _, err := d.inode(inodesOffset/nidSize, 0, 0); err != nil {
+	top := uint64(le.Uint16(s[14:]))
+	root, err := d.inode(top, top)
+	if err != nil {
 		return nil, 0, err
 	}
-	d.inodes[0].parent = inodesOffset / nidSize
-	if !d.inodes[0].node.IsDir() {
+	if !root.IsDir() {
 		return nil, 0, invalid("the root is not a directory")
 	}
 	for i := 0; i < len(d.inodes); i++ {
@@ -92,7 +92,7 @@ func decode(b []byte) (*tree.Node, uint64, error) {
 			}
 		}
 	}
-	return d.inodes[0].node, d.device, nil
+	return root, d.device, nil
 }
 
 // new is a node out of a slab.
@@ -106,7 +106,7 @@ func (d *decoder) new() *tree.Node {
 }
 
 // inode reads the inode nid when it is met for the first time.
-func (d *decoder) inode(nid, parent uint64, depth int) (*tree.Node, error) {
+func (d *decoder) inode(nid, parent uint64) (*tree.Node, error) {
 	if nid >= uint64(len(d.number)) {
 		return nil, invalid("inode %d is outside the image", nid)
 	}
@@ -158,7 +158,7 @@ func (d *decoder) inode(nid, parent uint64, depth int) (*tree.Node, error) {
 		}
 		n.Xattrs = xs
 	}
-	f := found{node: n, nid: nid, parent: parent, depth: depth}
+	f := found{node: n, nid: nid, parent: parent}
 	end, err := d.data(&f, format>>1, union, size, end)
 	if err != nil {
 		return nil, err
@@ -207,8 +207,8 @@ func (d *decoder) blocks(f *found, layout uint16, first uint32, size, pos uint64
 	if layout == layoutInline {
 		whole = (size - 1) / BlockSize * BlockSize
 		end := pos + size - whole
-		if pos/BlockSize != (end-1)/BlockSize || end > uint64(len(d.text)) {
-			return 0, invalid("the inline data of inode %d leave their block", f.nid)
+		if end > uint64(len(d.text)) {
+			return 0, invalid("the inline data of inode %d are cut off", f.nid)
 		}
 		f.tail = d.text[pos:end]
 		pos = end
@@ -234,9 +234,6 @@ func (d *decoder) blocks(f *found, layout uint16, first uint32, size, pos uint64
 
 // dir reads the entries of a directory and the inodes they name first.
 func (d *decoder) dir(dir found) error {
-	if dir.depth > tree.MaxDepth {
-		return invalid("more than %d directories deep", tree.MaxDepth)
-	}
 	dots := 0
 	for data, tail := dir.blocks, dir.tail; len(data)+len(tail) > 0; {
 		if len(data) == 0 {
@@ -270,7 +267,7 @@ func (d *decoder) dir(dir found) error {
 			if d.names++; d.names > tree.MaxEntries {
 				return invalid("more than %d entries", tree.MaxEntries)
 			}
-			child, err := d.inode(nid, dir.nid, dir.depth+1)
+			child, err := d.inode(nid, dir.nid)
 			if err != nil {
 				return err
 			}

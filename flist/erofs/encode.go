@@ -164,9 +164,7 @@ func (e *encoder) place() (int64, error) {
 			body = alignUp(body, indexSize) + indexSize*chunks(n.size)
 		}
 		n.pos = pos
-		if pos += body; pos > maxImage {
-			return 0, tooLarge()
-		}
+		pos += body
 	}
 	e.blocks = blocksOf(pos)
 	for i := range e.inodes {
@@ -180,16 +178,14 @@ func (e *encoder) place() (int64, error) {
 		}
 		if count > 0 {
 			n.block = e.blocks
-			if e.blocks += count; e.blocks*BlockSize > maxImage {
-				return 0, tooLarge()
-			}
+			e.blocks += count
 		}
 	}
-	return e.blocks * BlockSize, nil
-}
-
-func tooLarge() error {
-	return fault.Errorf(fault.Exhausted, "encode metadata: the tree needs more than 1 GiB of metadata; split it into several images")
+	size := e.blocks * BlockSize
+	if size > maxImage {
+		return 0, fault.Errorf(fault.Exhausted, "encode metadata: the tree needs %d bytes of metadata, 1 GiB is possible; split it into several images", size)
+	}
+	return size, nil
 }
 
 // measure fills in what doesn't depend on the position.
@@ -249,8 +245,8 @@ func (e *encoder) path(x *tree.Node) string {
 func (e *encoder) super(out []byte) {
 	s := out[superOffset:]
 	le.PutUint32(s[0:], magic)
-	s[12] = 12                                 // log2 of the block size
-	le.PutUint16(s[14:], inodesOffset/nidSize) // root
+	s[12] = 12                                            // log2 of the block size
+	le.PutUint16(s[14:], uint16(e.inodes[0].pos/nidSize)) // root, in the first block or at the start of the second
 	le.PutUint64(s[16:], uint64(len(e.inodes)))
 	le.PutUint64(s[24:], uint64(e.built.sec))
 	le.PutUint32(s[32:], e.built.nsec)

@@ -93,6 +93,12 @@ const (
 	goldenHash = "38817575d3c03c09c9f80fc34235c6ad59a24fc8355cf3f5a57ba2e90b70ea36"
 )
 
+// The image of borders; docs/reference/metadata.md describes the tree.
+const (
+	bordersSize = 14290944
+	bordersHash = "2073d32b2bb253a67da35b9d01cb360c5f34407a099284cb6d9ced9d655905a0"
+)
+
 func TestGoldenImage(t *testing.T) {
 	root, blocks := sample()
 	image := mustEncode(t, root, blocks)
@@ -170,6 +176,87 @@ func TestCheckFindsEveryFlip(t *testing.T) {
 	}
 	if _, _, err := Check(image); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// borders is the tree of the second vector: everything that may just fit.
+func borders() *tree.Node {
+	root := &tree.Node{Mode: tree.Directory | 0o755}
+	set := func(dir *tree.Node, name string, n *tree.Node) *tree.Node {
+		if err := dir.Set(name, n); err != nil {
+			panic(err)
+		}
+		return n
+	}
+	for n := 1; n <= tree.MaxTarget; n++ {
+		set(root, fmt.Sprintf("s%04d", n), &tree.Node{Mode: tree.Symlink | 0o777, Target: strings.Repeat("x", n)})
+	}
+	fifo := &tree.Node{Mode: tree.FIFO | 0o600}
+	for n := range 600 {
+		dir := set(root, fmt.Sprintf("d%03d", n), tree.NewDir(0o700))
+		for k := range n {
+			set(dir, fmt.Sprintf("%04d", k), fifo)
+		}
+	}
+	full := set(root, "full", tree.NewDir(0o700))
+	for k := range 253 {
+		set(full, fmt.Sprintf("%04d", k), fifo)
+	}
+	set(full, "zzzzzzzzz", fifo) // fills the block
+	set(full, "zzzzzzzzzz", fifo)
+	return root
+}
+
+func TestBorders(t *testing.T) {
+	root := borders()
+	image := mustEncode(t, root, 0)
+	sum := blake3.Sum256(image)
+	if got := hex.EncodeToString(sum[:]); len(image) != bordersSize || got != bordersHash {
+		t.Errorf("the image has %d bytes and the hash %s, want %d and %s", len(image), got, bordersSize, bordersHash)
+	}
+	if got := listDir(root.Lookup("full").Entries).size(); got != BlockSize+direntSize+10 {
+		t.Errorf("the directory of one full block and one entry has %d bytes", got)
+	}
+	got, _, err := Check(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := same(root, got); err != nil {
+		t.Error(err)
+	}
+}
+
+// wideRoot is a root directory of n names. A large one does not fit behind
+// the superblock.
+func wideRoot(n int) *tree.Node {
+	root := &tree.Node{Mode: tree.Directory | 0o755}
+	fifo := &tree.Node{Mode: tree.FIFO | 0o600}
+	for k := range n {
+		if err := root.Set(fmt.Sprintf("%03d", k), fifo); err != nil {
+			panic(err)
+		}
+	}
+	return root
+}
+
+func TestRootOfEverySize(t *testing.T) {
+	moved := 0
+	for n := range 600 {
+		root := wideRoot(n)
+		image := mustEncode(t, root, 0)
+		got, _, err := Check(image)
+		if err != nil {
+			t.Fatalf("%d names: %v", n, err)
+		}
+		if err := same(root, got); err != nil {
+			t.Fatalf("%d names: %v", n, err)
+		}
+		if le.Uint16(image[superOffset+14:]) != inodesOffset/nidSize {
+			moved++
+		}
+	}
+	if moved == 0 {
+		t.Error("no root was too large for the first block")
 	}
 }
 
@@ -251,11 +338,26 @@ func TestManyLinks(t *testing.T) {
 	for i := range 65534 {
 		insert(t, root, fmt.Sprintf("d/%05d", i), tree.NewDir(0o700))
 	}
-	got, _, err := Check(mustEncode(t, root, 0))
+	image := mustEncode(t, root, 0)
+	got, _, err := Check(image)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := same(root, got); err != nil {
 		t.Error(err)
+	}
+	f := forge{image}
+	d := f.inode(t, "d")
+	if got := le.Uint32(image[d+44:]); image[d]&1 != 1 || got != 65536 {
+		t.Errorf("d has format %d and %d links, want an extended inode and 65536", image[d], got)
+	}
+	fifo := 0
+	for at := d; at < len(image); at += nidSize {
+		if le.Uint16(image[at+4:]) == uint16(n.Mode) && le.Uint32(image[at+44:]) == 70000 {
+			fifo++
+		}
+	}
+	if fifo != 1 {
+		t.Errorf("%d FIFOs with 70000 links, want 1", fifo)
 	}
 }

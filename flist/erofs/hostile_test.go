@@ -47,7 +47,7 @@ type forge struct {
 // inode is the position of the inode at path.
 func (f forge) inode(t testing.TB, path string) int {
 	t.Helper()
-	at := inodesOffset
+	at := int(le.Uint16(f.image[superOffset+14:])) * nidSize
 	for name := range strings.SplitSeq(path, "/") {
 		if name != "" {
 			at = int(le.Uint64(f.image[f.dirent(t, at, name):])) * nidSize
@@ -85,6 +85,10 @@ func small(t testing.TB) forge {
 	insert(t, root, "dir/x", &tree.Node{Mode: tree.Regular | 0o644, Size: 5, Xattrs: []tree.Xattr{{Name: "user.a", Value: "1"}, {Name: "user.b", Value: "22"}}})
 	insert(t, root, "long", &tree.Node{Mode: tree.Symlink | 0o777, Target: strings.Repeat("l", 4095)})
 	insert(t, root, "zdir", tree.NewDir(0o700))
+	insert(t, root, "wide/dir", tree.NewDir(0o700)).Mtime = 1
+	insert(t, root, "wide/file", &tree.Node{Mode: tree.Regular, Size: 1, Mtime: 2})
+	insert(t, root, "wide/link", &tree.Node{Mode: tree.Symlink, Target: "t", Mtime: 3})
+	insert(t, root, "wide/fifo", &tree.Node{Mode: tree.FIFO, Mtime: 4})
 	for i := range 70 {
 		insert(t, root, fmt.Sprintf("many/%s%d", strings.Repeat("m", 50), i), &tree.Node{Mode: tree.FIFO})
 	}
@@ -120,6 +124,22 @@ func attacks(t testing.TB) []attack {
 			i := bytes.Index(p, []byte(old))
 			copy(p[i:], new)
 			return f.image
+		}
+	}
+	huge := func(path string, size uint64) func(forge) []byte {
+		return field(path, 8, le.AppendUint64(nil, size)...)
+	}
+	// last makes the last 32 bytes of the image an inode with a name.
+	last := func(format, words, mode uint16, size, word uint32) func(forge) []byte {
+		return func(f forge) []byte {
+			p := f.image[len(f.image)-nidSize:]
+			clear(p)
+			le.PutUint16(p, format)
+			le.PutUint16(p[2:], words)
+			le.PutUint16(p[4:], mode)
+			le.PutUint32(p[8:], size)
+			le.PutUint32(p[16:], word)
+			return entry("", "zdir", uint64((len(f.image)-nidSize)/nidSize))(f)
 		}
 	}
 	return []attack{
@@ -178,7 +198,7 @@ func attacks(t testing.TB) []attack {
 			return f.image
 		}},
 		{"unsorted", rename("dir", "sub", "zub")},
-		{"double", rename("", "manyzdir", "zdirzdir")},
+		{"double", rename("", "widezdir", "zdirzdir")},
 		{"dot twice", rename("zdir", "...", "./.")},
 		{"directory of size 0", field("zdir", 8, 0, 0, 0, 0)},
 		{"directory of size 4 GiB", field("zdir", 8, 0xFF, 0xFF, 0xFF, 0xFF)},
@@ -188,6 +208,19 @@ func attacks(t testing.TB) []attack {
 		{"root is a file", field("", 4, 0, 0x80)},
 		{"plain directory outside", field("zdir", 0, 0, 0, 0, 0)},
 		{"no type", field("zdir", 4, 0, 0)},
+
+		{"huge directory", huge("wide/dir", 1<<64-1)},
+		{"huge directory of blocks", func(f forge) []byte { f.image[f.inode(t, "wide/dir")] = 1; return huge("wide/dir", 1<<64-BlockSize)(f) }},
+		{"huge file", huge("wide/file", 1<<64-1)},
+		{"huge file of 2^63", huge("wide/file", 1<<63)},
+		{"huge file of 2^62", huge("wide/file", 1<<62)},
+		{"huge symlink", huge("wide/link", 1<<64-1)},
+		{"huge symlink of blocks", func(f forge) []byte { f.image[f.inode(t, "wide/link")] = 1; return huge("wide/link", 1<<64-100)(f) }},
+		{"huge FIFO", huge("wide/fifo", 1<<64-1)},
+		{"cut off: extended inode", last(1, 0, 0x11FF, 0, 0)},
+		{"cut off: chunk index", last(8, 0, 0x81FF, 5, chunkFormat)},
+		{"cut off: inline target", last(4, 0, 0xA1FF, 5, 0)},
+		{"cut off: attributes", last(0, 2, 0x11FF, 0, 0)},
 
 		{"format bits", field("dir/x", 0, 8, 0x80)},
 		{"unknown layout", field("dir/x", 0, 7<<1)},
@@ -244,14 +277,7 @@ func TestHostileImages(t *testing.T) {
 		if bytes.Equal(image, good) {
 			t.Errorf("%s: the attack changes nothing", a.name)
 		}
-		var err error
-		used := allocated(func() { _, _, err = Check(image) })
-		if !errors.Is(err, fault.Invalid) {
-			t.Errorf("%s: Check() = %v, want invalid", a.name, err)
-		}
-		if limit := uint64(1<<20 + 16*len(image)); used > limit {
-			t.Errorf("%s: Check used %d bytes, at most %d are allowed", a.name, used, limit)
-		}
+		t.Run(a.name, func(t *testing.T) { refuseCheaply(t, image) })
 	}
 }
 
@@ -278,33 +304,85 @@ func TestCheckRefusesDeepTrees(t *testing.T) {
 // a reader copy it again and again.
 func TestOverlapsCostNothing(t *testing.T) {
 	root := tree.NewDir(0o755)
-	for i := range 2000 {
-		insert(t, root, fmt.Sprintf("%04d", i), &tree.Node{Mode: tree.FIFO})
+	const count = 2000
+	xs := []tree.Xattr{{Name: "user.a"}}
+	for i := range count {
+		insert(t, root, fmt.Sprintf("%04d", i), &tree.Node{Mode: tree.FIFO, Xattrs: xs})
 	}
 	image := encodeUnchecked(t, root)
-	first := -1
-	for at := inodesOffset; at+compactSize <= len(image); at += nidSize {
-		if uint32(le.Uint16(image[at+4:]))&tree.TypeMask == tree.FIFO {
-			if first < 0 {
-				first = at
-			}
-			le.PutUint16(image[at+2:], uint16((len(image)-at-compactSize-xattrHeader)/4+1))
+	const step = 64 // from inode to inode
+	first := forge{image}.inode(t, "") + compactSize
+	for le.Uint16(image[first+4:]) != uint16(tree.FIFO) {
+		first += nidSize
+	}
+	for i := range count {
+		at := first + i*step
+		if le.Uint16(image[at+4:]) != uint16(tree.FIFO) {
+			t.Fatalf("no inode at %d", at)
+		}
+		// Each attribute swallows the next inode, up to its attribute.
+		le.PutUint16(image[at+2:], uint16(1+step/4*(count-i-1)+8/4))
+		if i < count-1 {
+			le.PutUint16(image[at+compactSize+xattrHeader+2:], step-5)
 		}
 	}
-	if first < 0 {
-		t.Fatal("no inode found")
-	}
-	// The whole rest of the image is one valid list of attributes.
-	for at := first + compactSize + xattrHeader; at+8 <= len(image); at += 8 {
-		copy(image[at:], "\x01\x01\x00\x00a\x00\x00\x00")
-	}
+	refuseCheaply(t, image)
+}
+
+func refuseCheaply(t *testing.T, image []byte) {
+	t.Helper()
 	var err error
 	used := allocated(func() { _, _, err = Check(image) })
 	if !errors.Is(err, fault.Invalid) {
 		t.Errorf("Check() = %v, want invalid", err)
 	}
 	if limit := uint64(1<<20 + 16*len(image)); used > limit {
-		t.Errorf("Check used %d bytes, at most %d are allowed", used, limit)
+		t.Errorf("Check used %d bytes for an image of %d, at most %d are allowed", used, len(image), limit)
+	}
+}
+
+// Many directories that share their blocks would unfold to any size.
+func TestSharedBlocksCostNothing(t *testing.T) {
+	root := tree.NewDir(0o755)
+	fifo := &tree.Node{Mode: tree.FIFO}
+	const dirs, names = 200, 5000
+	for i := range dirs {
+		dir := insert(t, root, fmt.Sprintf("%04d", i), tree.NewDir(0o755))
+		for j := range names {
+			insert(t, dir, fmt.Sprintf("!%05d", j), fifo) // before "." and ".."
+		}
+	}
+	image := encodeUnchecked(t, root)
+	first := forge{image}.inode(t, "0000")
+	size := le.Uint32(image[first+8:])
+	if image[first] != layoutInline<<1 || size < 20*BlockSize {
+		t.Fatalf("layout %d, %d bytes", image[first]>>1, size)
+	}
+	block := le.Uint32(image[first+16:])
+	for at := first; at < int(block)*BlockSize; at += nidSize {
+		if le.Uint32(image[at+8:]) == size && le.Uint16(image[at+4:]) == uint16(tree.Directory|0o755) {
+			le.PutUint32(image[at+16:], block)
+		}
+	}
+	refuseCheaply(t, image[:int(block)*BlockSize+int(blocksOf(int64(size)))*BlockSize])
+}
+
+// What protects readers is in Decode, not only in the comparison of Check.
+func TestDecodeRefuses(t *testing.T) {
+	refused := 0
+	for _, a := range attacks(t) {
+		switch {
+		case strings.HasPrefix(a.name, "cycle"), strings.HasPrefix(a.name, "huge"), strings.HasPrefix(a.name, "cut off"),
+			strings.HasSuffix(a.name, " wrong"), strings.HasSuffix(a.name, "outside") && !strings.HasPrefix(a.name, "chunk"),
+			a.name == "two names of a directory", a.name == "backwards", a.name == "inside another inode", a.name == "symlink in the inodes":
+			refused++
+			if _, _, err := Decode(a.do(small(t))); !errors.Is(err, fault.Invalid) || strings.Contains(err.Error(), "canonical") {
+				t.Errorf("%s: Decode() = %v, want invalid", a.name, err)
+			}
+		}
+	}
+	if refused < 20 {
+		t.Errorf("only %d attacks were tried", refused)
 	}
 }
 

@@ -311,6 +311,15 @@ func TestKernelReadsHugeFiles(t *testing.T) {
 	compare(t, root, mnt)
 }
 
+func TestKernelMountsLargeRoots(t *testing.T) {
+	for _, n := range []int{0, 180, 250, 400} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			root := wideRoot(n)
+			compare(t, root, mount(t, mustEncode(t, root, 0), writeContent(root)))
+		})
+	}
+}
+
 // loop attaches a read-only loop device to a file.
 func loop(t *testing.T, path string) string {
 	t.Helper()
