@@ -11,6 +11,7 @@
 package treetest
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"math"
@@ -205,7 +206,7 @@ func flat(root *tree.Node) ([]string, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%q: %w", path, err)
 			}
-			s += fmt.Sprintf(" %q", c)
+			s += fmt.Sprintf(" %.60q %x", c, sha256.Sum256([]byte(c)))
 		}
 		out = append(out, s)
 	}
