@@ -1,0 +1,39 @@
+# Zero-OS. Two targets do it all on a fresh machine with Go, git and make:
+# `make run` shows the main job, `make test` runs every test.
+
+GO ?= go
+export CGO_ENABLED ?= 0
+
+.PHONY: run test build setup setup-run check fuzz bench clean
+
+build: ## bin/zos
+	$(GO) build -trimpath -o bin/zos ./cmd/zos
+
+run: setup-run build ## build a Debian image with nginx, serve, mount and run it
+	$(GO) run ./examples/web -zos bin/zos
+
+test: setup build bin/versitygw check ## everything that this machine can run
+	$(GO) run ./test/summary -zos bin/zos
+
+check: ## form and static analysis, without tests
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "run gofmt -w on:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+
+# Real servers that tests talk to, in a module of their own.
+bin/versitygw: test/tools/go.mod
+	cd test/tools && $(GO) build -o ../../bin/versitygw github.com/versity/versitygw/cmd/versitygw
+
+setup: ## install the Debian packages that tests need
+	@./test/setup.sh test
+
+setup-run:
+	@./test/setup.sh run
+
+fuzz: ## a short run of every fuzz target
+	@./test/fuzz.sh
+
+bench: build ## the measured promises; see docs/explanation/performance.md
+	$(GO) run ./test/bench
+
+clean:
+	rm -rf bin
