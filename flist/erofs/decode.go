@@ -31,7 +31,6 @@ func invalid(format string, args ...any) error {
 type found struct {
 	node   *tree.Node
 	nid    uint64
-	parent uint64 // nid of the parent of a directory
 	blocks string // whole blocks of a directory
 	tail   string // its inline last block
 }
@@ -78,7 +77,7 @@ func decode(b []byte) (*tree.Node, uint64, error) {
 	}
 	d.inodes = make([]found, 0, min(le.Uint64(s[16:]), uint64(len(d.number))))
 	top := uint64(le.Uint16(s[14:]))
-	root, err := d.inode(top, top)
+	root, err := d.inode(top)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -106,16 +105,12 @@ func (d *decoder) new() *tree.Node {
 }
 
 // inode reads the inode nid when it is met for the first time.
-func (d *decoder) inode(nid, parent uint64) (*tree.Node, error) {
+func (d *decoder) inode(nid uint64) (*tree.Node, error) {
 	if nid >= uint64(len(d.number)) {
 		return nil, invalid("inode %d is outside the image", nid)
 	}
 	if k := d.number[nid]; k != 0 {
-		n := d.inodes[k-1].node
-		if n.IsDir() {
-			return nil, invalid("directory %d has two names", nid)
-		}
-		return n, nil
+		return d.inodes[k-1].node, nil // the check of the tree finds cycles
 	}
 	pos := nid * nidSize
 	if pos < d.pos {
@@ -158,7 +153,7 @@ func (d *decoder) inode(nid, parent uint64) (*tree.Node, error) {
 		}
 		n.Xattrs = xs
 	}
-	f := found{node: n, nid: nid, parent: parent}
+	f := found{node: n, nid: nid}
 	end, err := d.data(&f, format>>1, union, size, end)
 	if err != nil {
 		return nil, err
@@ -234,7 +229,6 @@ func (d *decoder) blocks(f *found, layout uint16, first uint32, size, pos uint64
 
 // dir reads the entries of a directory and the inodes they name first.
 func (d *decoder) dir(dir found) error {
-	dots := 0
 	for data, tail := dir.blocks, dir.tail; len(data)+len(tail) > 0; {
 		if len(data) == 0 {
 			data, tail = tail, ""
@@ -251,31 +245,18 @@ func (d *decoder) dir(dir found) error {
 			if err != nil {
 				return invalid("directory %d: %w", dir.nid, err)
 			}
-			nid := u64(block[i*direntSize:])
-			switch name {
-			case ".", "..":
-				want := dir.nid
-				if name == ".." {
-					want = dir.parent
-				}
-				if nid != want {
-					return invalid("%q of directory %d is inode %d, not %d", name, dir.nid, nid, want)
-				}
-				dots++
+			if name == "." || name == ".." {
 				continue
 			}
 			if d.names++; d.names > tree.MaxEntries {
 				return invalid("more than %d entries", tree.MaxEntries)
 			}
-			child, err := d.inode(nid, dir.nid)
+			child, err := d.inode(u64(block[i*direntSize:]))
 			if err != nil {
 				return err
 			}
 			dir.node.Entries = append(dir.node.Entries, tree.Entry{Name: name, Node: child})
 		}
-	}
-	if dots != 2 {
-		return invalid("directory %d has not exactly one \".\" and one \"..\"", dir.nid)
 	}
 	return nil
 }

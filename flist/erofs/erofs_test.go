@@ -226,6 +226,33 @@ func TestBorders(t *testing.T) {
 	}
 }
 
+func TestBuildTime(t *testing.T) {
+	for _, tt := range []struct {
+		times []stamp // of the root and its entries
+		want  stamp
+	}{
+		{[]stamp{{5, 1}}, stamp{5, 1}},
+		{[]stamp{{5, 1}, {3, 9}}, stamp{3, 9}},
+		{[]stamp{{5, 2}, {5, 1}}, stamp{5, 1}},
+		{[]stamp{{0, 0}, {-1, 7}}, stamp{-1, 7}},
+		{[]stamp{{1, 0}, {2, 0}, {3, 0}, {3, 0}}, stamp{3, 0}},
+		{[]stamp{{1, 0}, {1, 0}, {-2, 5}, {3, 0}, {-2, 5}}, stamp{-2, 5}},
+	} {
+		root := tree.NewDir(0o755)
+		for i, s := range tt.times {
+			n := root
+			if i > 0 {
+				n = insert(t, root, fmt.Sprint(i), &tree.Node{Mode: tree.FIFO})
+			}
+			n.Mtime, n.Nsec = s.sec, s.nsec
+		}
+		image := mustEncode(t, root, 0)[superOffset:]
+		if got := (stamp{int64(le.Uint64(image[24:])), le.Uint32(image[32:])}); got != tt.want {
+			t.Errorf("times %v: build time %v, want %v", tt.times, got, tt.want)
+		}
+	}
+}
+
 // wideRoot is a root directory of n names. A large one does not fit behind
 // the superblock.
 func wideRoot(n int) *tree.Node {
