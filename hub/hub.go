@@ -161,7 +161,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		p := recover()
 		level := slog.LevelInfo
-		if rec.status >= 500 || p != nil && p != http.ErrAbortHandler {
+		if rec.status == 500 || p != nil && p != http.ErrAbortHandler {
 			level = slog.LevelError
 		}
 		s.log.LogAttrs(r.Context(), level, "request",

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"lukechampine.com/blake3"
@@ -182,29 +183,37 @@ func (u *uploader) Write(ctx context.Context, key string, r io.Reader) error {
 	}
 	what := "put " + key + " to " + u.c.base.Redacted()
 	resp, err := u.c.http.Do(req)
+	ok = err == nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusCreated)
+	counted.end(ok)
 	if err != nil {
-		counted.undo()
 		return fault.Errorf(fault.Unavailable, "%s: %w", what, err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusCreated {
+	if ok {
 		return nil
 	}
-	counted.undo()
 	if resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusNotFound && !strings.HasPrefix(resp.Header.Get("Content-Type"), protocol.TypeProblem) {
 		return fault.Errorf(fault.Unsupported, "%s: this is a read-only mirror or another server; give the hub's own address", what)
 	}
 	return protocol.ReadProblem(resp, what)
 }
 
-// counter counts what is read from r.
+// counter counts what is read from r. The transport may go on reading after it
+// returned an answer; end keeps it off r, which the next try needs.
 type counter struct {
-	r    io.Reader
-	sent func(int64)
-	n    int64
+	mu    sync.Mutex
+	r     io.Reader
+	sent  func(int64)
+	n     int64
+	ended bool
 }
 
 func (c *counter) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return 0, fault.Errorf(fault.Unavailable, "the request is over")
+	}
 	n, err := c.r.Read(b)
 	c.n += int64(n)
 	if c.sent != nil {
@@ -213,8 +222,12 @@ func (c *counter) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (c *counter) undo() {
-	if c.sent != nil && c.n > 0 {
+// end stops reading. Unless the upload succeeded, what was sent doesn't count.
+func (c *counter) end(ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	if c.sent != nil && !ok && c.n > 0 {
 		c.sent(-c.n)
 	}
 }
