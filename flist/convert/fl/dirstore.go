@@ -35,6 +35,18 @@ func OpenDir(_ context.Context, url string) (Store, error) {
 	return &Dir{root: filepath.Clean(path)}, nil
 }
 
+// openCache makes the directory, so that one that can't be is refused at once.
+func openCache(dir string) (*Dir, error) {
+	abs, err := filepath.Abs(dir)
+	if err == nil {
+		err = os.MkdirAll(abs, 0o755)
+	}
+	if err != nil {
+		return nil, fault.Errorf(fault.Of(err), "use %s as the cache: %w", dir, err)
+	}
+	return &Dir{root: abs}, nil
+}
+
 func (d *Dir) path(id ID) string {
 	name := id.String()
 	return filepath.Join(d.root, name[:2], name)

@@ -24,6 +24,10 @@ type ReadOptions struct {
 	Stores []string
 	// Openers are the stores by scheme; default Openers().
 	Openers map[string]OpenStore
+	// CacheDir keeps fetched blocks as a dir:// store does and is asked first;
+	// its blocks are checked like all others. Nothing is removed from it. Empty:
+	// no cache.
+	CacheDir string
 	// Partial makes Read fetch and check every block at once and write a line
 	// for each problem it finds in the file, instead of ending at the first.
 	// With a problem there is no Result.
@@ -69,6 +73,11 @@ func Read(ctx context.Context, file string, opts ReadOptions) (*convert.Result, 
 	router, err := openRouter(ctx, routes, opts.Openers, true)
 	if err != nil {
 		return nil, fault.Errorf(fault.Of(err), "read %s: %w", file, err)
+	}
+	if opts.CacheDir != "" {
+		if router.cache, err = openCache(opts.CacheDir); err != nil {
+			return nil, errors.Join(err, router.Close())
+		}
 	}
 	ictx, cancel := context.WithCancel(ctx)
 	img := &image{ctx: ictx, file: file, router: router}

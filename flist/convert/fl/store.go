@@ -49,6 +49,7 @@ type routed struct {
 // candidate, in the order of the list.
 type router struct {
 	stores []routed
+	cache  *Dir // asked first, and filled; may be nil
 }
 
 // refused is the store of a route whose scheme has no opener.
@@ -136,6 +137,20 @@ func (r *router) Close() error {
 // the error is Invalid if a store had wrong bytes, Unavailable if one did not
 // answer, else NotFound.
 func (r *router) fetch(ctx context.Context, b Block) ([]byte, error) {
+	if r.cache == nil {
+		return r.ask(ctx, b)
+	}
+	if stored, err := r.cache.Get(ctx, b.ID); err == nil && b.check(stored) == nil {
+		return stored, nil
+	}
+	stored, err := r.ask(ctx, b)
+	if err == nil {
+		_, _ = r.cache.Put(ctx, b.ID, stored) // a full disk only costs a fetch later
+	}
+	return stored, err
+}
+
+func (r *router) ask(ctx context.Context, b Block) ([]byte, error) {
 	var errs []error
 	kind := fault.NotFound
 	for _, s := range r.stores {
