@@ -31,7 +31,7 @@ func newFixture(t testing.TB) *fixture {
 	dir := t.TempDir()
 	f := &fixture{t: t, file: filepath.Join(dir, "f.fl"), store: filepath.Join(dir, "blocks")}
 	var err error
-	if f.db, err = sql.Open("sqlite", "file:"+f.file+"?_pragma=page_size(512)"); err != nil {
+	if f.db, err = sql.Open("sqlite", "file:"+f.file+"?_pragma=page_size(512)&_pragma=synchronous(0)&_pragma=journal_mode(memory)"); err != nil {
 		t.Fatal(err)
 	}
 	f.db.SetMaxOpenConns(1)

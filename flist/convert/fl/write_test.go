@@ -530,3 +530,33 @@ func TestWriteProgress(t *testing.T) {
 		t.Errorf("progress differs:\n%s", d)
 	}
 }
+
+// SQLite takes the name of a file as a URL; any name must do.
+func TestFileNames(t *testing.T) {
+	root := tree.NewDir(0o755)
+	if err := root.Insert("f", regular("x")); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "a b?mode=memory&x#y%20%zz:é;'\"\xff")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "?#%41.fl")
+	if _, err := Write(t.Context(), root, nil, file, WriteOptions{Stores: []string{"dir://" + t.TempDir()}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := SetTags(t.Context(), file, []Tag{{"a", "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	res := read(t, file, ReadOptions{})
+	if got := fileBytes(t, res.Root, "f"); got != "x" || res.Config.Labels["fl.tag.a"] != "b" {
+		t.Errorf("f = %q, labels %v", got, res.Config.Labels)
+	}
+	t.Chdir(dir)
+	if _, err := Inspect(t.Context(), "?#%41.fl"); err != nil {
+		t.Errorf("Inspect by a relative name: %v", err)
+	}
+	if es, err := os.ReadDir("."); err != nil || len(es) != 1 {
+		t.Errorf("the directory has %v (%v), want one file", es, err)
+	}
+}
