@@ -1,0 +1,427 @@
+package client_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"zos.internal/block"
+	"zos.internal/flist"
+	"zos.internal/hub"
+	"zos.internal/hub/client"
+	"zos.internal/internal/clock"
+	"zos.internal/internal/fault"
+)
+
+// pushed is a store that a hub filled with one image, named web.
+func pushed(t *testing.T, store block.Bucket) (srv *httptest.Server, src block.Bucket, id flist.ID) {
+	t.Helper()
+	srv, _ = startHub(t, store, seedKey(1))
+	src = block.OpenDir(t.TempDir())
+	id = build(t, src, files(t, 12, 0, 1), flist.BuildOptions{})
+	sig, err := flist.SignImage(nil, id, nil, seedKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, src, flist.SignaturesKey(id), sig)
+	if _, err := open(t, client.Options{}, srv.URL).Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	return srv, src, id
+}
+
+// TestLyingMirror: a mirror that serves wrong bytes, of whatever sort, costs
+// nothing but a second question; alone it makes the pull fail with nothing
+// visible that is wrong.
+func TestLyingMirror(t *testing.T) {
+	for _, damage := range append(block.Lies(), block.Fails) {
+		t.Run(fmt.Sprint("damage ", damage), func(t *testing.T) {
+			store := &block.Mem{}
+			good, _, id := pushed(t, store)
+			liar, err := hub.New(t.Context(), hub.Config{Store: &block.Faulty{Bucket: store, Plan: func(n int, op, key string) block.Damage {
+				if key[0] == 'e' {
+					return block.NoDamage // its own books, or it doesn't start
+				}
+				return block.Always(damage)(n, op, key)
+			}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad := httptest.NewServer(liar)
+			t.Cleanup(bad.Close)
+			var mu sync.Mutex
+			events := 0
+			c := open(t, client.Options{OnEvent: func(block.Event) { mu.Lock(); events++; mu.Unlock() }}, bad.URL, good.URL)
+			if p, err := c.Resolve(t.Context(), seedKey(1).Public().Address(), "web", ""); err != nil || p.ID != id {
+				t.Errorf("Resolve = %v, %v", p.ID, err)
+			}
+			dst := &block.Mem{}
+			if _, err := c.Pull(t.Context(), dst, id, client.PullOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			verify(t, dst, id, block.Domain{})
+			if events == 0 {
+				t.Error("nobody heard of the liar")
+			}
+			alone := &block.Mem{}
+			if _, err := open(t, client.Options{}, bad.URL).Pull(t.Context(), alone, id, client.PullOptions{}); err == nil {
+				t.Error("Pull from the liar alone succeeded")
+			}
+			for k := range alone.List(t.Context(), "r/") {
+				t.Errorf("a failed pull left the image %s", k)
+			}
+		})
+	}
+}
+
+// TestPullGoesOn: what was received before an interruption isn't fetched again.
+func TestPullGoesOn(t *testing.T) {
+	srv, _, id := pushed(t, &block.Mem{})
+	dst := &block.Mem{}
+	fails := &block.Faulty{Bucket: dst, Plan: func(_ int, op, key string) block.Damage {
+		if op == "write" && key[0] == 'o' {
+			return block.Fails
+		}
+		return block.NoDamage
+	}}
+	c := open(t, client.Options{}, srv.URL)
+	if _, err := c.Pull(t.Context(), fails, id, client.PullOptions{}); fault.Of(err) != fault.Unavailable {
+		t.Fatalf("Pull into a store that fails = %v, want unavailable", err)
+	}
+	rep, err := c.Pull(t.Context(), dst, id, client.PullOptions{})
+	if err != nil || rep.Packs != 0 || rep.Skipped == 0 {
+		t.Errorf("second Pull = %+v, %v, want no pack fetched again", rep, err)
+	}
+	verify(t, dst, id, block.Domain{})
+}
+
+// cut is a proxy that breaks the connection of some uploads in the middle.
+type cut struct {
+	next http.Handler
+	mu   sync.Mutex
+	left int // uploads to break
+}
+
+func (c *cut) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	breaks := r.Method == http.MethodPut && c.left > 0
+	if breaks {
+		c.left--
+	}
+	c.mu.Unlock()
+	if breaks {
+		io.CopyN(io.Discard, r.Body, r.ContentLength/2)
+		panic(http.ErrAbortHandler)
+	}
+	c.next.ServeHTTP(w, r)
+}
+
+func TestPushIsRepeatedAndGoesOn(t *testing.T) {
+	target, hubCounts := startHub(t, &block.Mem{}, seedKey(1))
+	u, _ := url.Parse(target.URL)
+	proxy := &cut{next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { hubCounts.ServeHTTP(w, r) })}
+	// The proxy stands where the client believes the hub to be.
+	srv := httptest.NewServer(proxy)
+	t.Cleanup(srv.Close)
+	_ = u
+	src := block.OpenDir(t.TempDir())
+	id := build(t, src, files(t, 300, 0, 1), flist.BuildOptions{}) // two packs
+	c := open(t, client.Options{Retry: block.Retry{Tries: 2, Base: 1, Max: 1}, Parallel: 1}, srv.URL)
+	proxy.left = 1
+	var most int64
+	rep, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web", Progress: func(done, total int64) {
+		if done > total {
+			most = done - total
+		}
+	}})
+	if err != nil || rep.Packs != 2 {
+		t.Fatalf("Push with one broken upload = %+v, %v, want success", rep, err)
+	}
+	if most > 0 {
+		t.Errorf("progress went %d bytes beyond the total", most)
+	}
+	// A second image whose first pack arrives before everything breaks.
+	id = build(t, src, files(t, 300, 0, 2), flist.BuildOptions{})
+	before := hubCounts.get("PUT p")
+	proxy.left = 0
+	broken := &breakAfter{next: proxy.next, puts: 1}
+	proxy.next = broken
+	if _, err = c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web"}); fault.Of(err) != fault.Unavailable {
+		t.Fatalf("Push over a broken line = %v, want unavailable", err)
+	}
+	broken.puts = 1 << 30
+	again, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web"})
+	if err != nil || again.Packs != 1 || again.Seq != 2 {
+		t.Errorf("Push after the interruption = %+v, %v, want only the second pack", again, err)
+	}
+	if got := hubCounts.get("PUT p") - before; got != 2 {
+		t.Errorf("%d packs were uploaded in both tries, want 2", got)
+	}
+	dst := &block.Mem{}
+	if _, err := open(t, client.Options{}, srv.URL).Pull(t.Context(), dst, id, client.PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	verify(t, dst, id, block.Domain{})
+}
+
+// breakAfter lets some uploads through and breaks all later ones.
+type breakAfter struct {
+	next http.Handler
+	mu   sync.Mutex
+	puts int
+}
+
+func (b *breakAfter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	if r.Method == http.MethodPut {
+		b.puts--
+	}
+	breaks := b.puts < 0
+	b.mu.Unlock()
+	if breaks && r.Method == http.MethodPut {
+		panic(http.ErrAbortHandler)
+	}
+	b.next.ServeHTTP(w, r)
+}
+
+// TestPushSendsOnlyWhatLacks: two images that were built apart share most of
+// their chunks but no pack. The second push sends the other chunks only.
+func TestPushSendsOnlyWhatLacks(t *testing.T) {
+	for name, dom := range map[string]block.Domain{"public": {}, "private": block.NewDomain([32]byte{7})} {
+		t.Run(name, func(t *testing.T) {
+			srv, n := startHub(t, &block.Mem{}, seedKey(1))
+			c := open(t, client.Options{}, srv.URL)
+			push := func(seed uint64) (flist.ID, client.Report) {
+				src := block.OpenDir(t.TempDir())
+				id := build(t, src, files(t, 40, 36, seed), flist.BuildOptions{Domain: dom})
+				rep, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web", Domain: dom})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return id, rep
+			}
+			_, first := push(1)
+			second, rep := push(2)
+			if rep.Packs != 1 || rep.Repacked == 0 || rep.Sent*5 > first.Sent {
+				t.Errorf("the second push = %+v, want a tenth of the %d bytes of the first", rep, first.Sent)
+			}
+			t.Logf("first push %d bytes, second %d, skipped %d", first.Sent, rep.Sent, rep.Skipped)
+			if got := n.get("PUT p"); got != 2 {
+				t.Errorf("%d packs were uploaded, want 2", got)
+			}
+			dst := &block.Mem{}
+			if _, err := c.Pull(t.Context(), dst, second, client.PullOptions{Domain: dom}); err != nil {
+				t.Fatal(err)
+			}
+			verify(t, dst, second, dom)
+		})
+	}
+}
+
+// TestTwoPublishersAtOnce push the same image under their own names.
+func TestTwoPublishersAtOnce(t *testing.T) {
+	srv, _ := startHub(t, &block.Mem{}, seedKey(1), seedKey(2))
+	var wg sync.WaitGroup
+	for n := range byte(2) {
+		src := block.OpenDir(t.TempDir())
+		id := build(t, src, files(t, 30, 0, 1), flist.BuildOptions{})
+		c := open(t, client.Options{}, srv.URL)
+		wg.Go(func() {
+			if _, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(n + 1), Name: "web"}); err != nil {
+				t.Error(err)
+			}
+			if p, err := c.Resolve(t.Context(), seedKey(n+1).Public().Address(), "web", ""); err != nil || p.ID != id {
+				t.Errorf("Resolve = %v, %v", p.ID, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestRollbackIsRefused: a source that offers an older version than was seen is
+// passed over, and alone it is an error that says what to do.
+func TestRollbackIsRefused(t *testing.T) {
+	store, stale := &block.Mem{}, &block.Mem{}
+	srv, src, id := pushed(t, store)
+	for k := range store.List(t.Context(), "") {
+		b, err := store.Read(t.Context(), k, 0, 64<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, stale, k, b)
+	}
+	old, _ := startHub(t, stale)
+	owner := seedKey(1).Public().Address()
+	statePath := filepath.Join(t.TempDir(), "deep", "state.json")
+	next := build(t, src, files(t, 3, 0, 2), flist.BuildOptions{})
+	if _, err := open(t, client.Options{}, srv.URL).Push(t.Context(), src, next, client.PushOptions{Key: seedKey(1), Name: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := open(t, client.Options{State: statePath}, srv.URL).Resolve(t.Context(), owner, "web", ""); err != nil || p.Seq != 2 {
+		t.Fatalf("Resolve = %+v, %v, want version 2", p, err)
+	}
+	_, err := open(t, client.Options{State: statePath}, old.URL).Resolve(t.Context(), owner, "web", "")
+	if fault.Of(err) != fault.Denied || !strings.Contains(err.Error(), "version 1 is offered, and version 2 was seen") || !strings.Contains(err.Error(), statePath) {
+		t.Errorf("Resolve at a stale mirror = %v, want denied with both versions and the file", err)
+	}
+	if p, err := open(t, client.Options{State: statePath}, old.URL, srv.URL).Resolve(t.Context(), owner, "web", ""); err != nil || p.ID != next {
+		t.Errorf("Resolve with a stale mirror first = %v, %v, want version 2 from the other", p.ID, err)
+	}
+	if p, err := open(t, client.Options{}, old.URL).Resolve(t.Context(), owner, "web", ""); err != nil || p.ID != id {
+		t.Errorf("Resolve without memory = %v, %v, want what the mirror has", p.ID, err)
+	}
+	// Two images signed as one version.
+	p := flist.Pointer{Owner: owner, Name: "web", Seq: 2, ID: id, Time: 5}
+	b, err := p.Sign(seedKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, stale, p.Key(), b)
+	if _, err := open(t, client.Options{State: statePath}, old.URL).Resolve(t.Context(), owner, "web", ""); fault.Of(err) != fault.Denied || !strings.Contains(err.Error(), "signed both") {
+		t.Errorf("Resolve of an equivocation = %v, want denied", err)
+	}
+	// A pointer of another name, and one that ended.
+	other := flist.Pointer{Owner: owner, Name: "other", Seq: 9, ID: id}
+	if b, err = other.Sign(seedKey(1)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, stale, p.Key(), b)
+	if _, err := open(t, client.Options{}, old.URL).Resolve(t.Context(), owner, "web", ""); fault.Of(err) != fault.Denied {
+		t.Errorf("Resolve of another name's pointer = %v, want denied", err)
+	}
+	p = flist.Pointer{Owner: owner, Name: "web", Seq: 9, ID: id, NotAfter: 1000}
+	if b, err = p.Sign(seedKey(1)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, stale, p.Key(), b)
+	if _, err := open(t, client.Options{Clock: clock.Fixed(time.Unix(999, 0))}, old.URL).Resolve(t.Context(), owner, "web", ""); err != nil {
+		t.Errorf("Resolve before the end = %v", err)
+	}
+	if _, err := open(t, client.Options{Clock: clock.Fixed(time.Unix(1000, 0))}, old.URL).Resolve(t.Context(), owner, "web", ""); fault.Of(err) != fault.Expired {
+		t.Errorf("Resolve after the end = %v, want expired", err)
+	}
+	// A state file that can't be read is an error, not a fresh start.
+	if err := os.WriteFile(statePath, []byte("{torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, client.Options{State: statePath}, srv.URL).Resolve(t.Context(), owner, "web", ""); fault.Of(err) != fault.Invalid {
+		t.Errorf("Resolve with a torn state file = %v, want invalid", err)
+	}
+}
+
+// TestPushGoesOnAfterALostPointer: a hub that was restored from an old backup
+// gets a version that is higher than what clients saw.
+func TestPushGoesOnAfterALostPointer(t *testing.T) {
+	store := &block.Mem{}
+	srv, src, _ := pushed(t, store)
+	statePath := filepath.Join(t.TempDir(), "state")
+	c := open(t, client.Options{State: statePath}, srv.URL)
+	owner := seedKey(1).Public().Address()
+	for seed := range uint64(3) {
+		id := build(t, src, files(t, 1, 0, 10+seed), flist.BuildOptions{})
+		if _, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.Delete(t.Context(), flist.PointerKey(owner, "web")); err != nil {
+		t.Fatal(err)
+	}
+	id := build(t, src, files(t, 1, 0, 20), flist.BuildOptions{})
+	rep, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web"})
+	if err != nil || rep.Seq != 5 {
+		t.Errorf("Push after the hub lost the pointer = %+v, %v, want version 5", rep, err)
+	}
+	if p, err := c.Resolve(t.Context(), owner, "web", ""); err != nil || p.ID != id {
+		t.Errorf("Resolve = %v, %v", p.ID, err)
+	}
+}
+
+// TestHostileHub: answers that are no answers make errors of bounded size.
+func TestHostileHub(t *testing.T) {
+	src := &block.Mem{}
+	id := build(t, src, files(t, 2, 0, 1), flist.BuildOptions{})
+	endless := func(w http.ResponseWriter, r *http.Request) {
+		b := make([]byte, 1<<20)
+		for r.Context().Err() == nil {
+			if _, err := w.Write(b); err != nil {
+				return
+			}
+		}
+	}
+	for name, h := range map[string]http.HandlerFunc{
+		"endless":  endless,
+		"empty":    func(w http.ResponseWriter, r *http.Request) {},
+		"garbage":  func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(strings.Repeat("garbage", 1000))) },
+		"all ones": func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("\xff")) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://192.0.2.1/", http.StatusTemporaryRedirect)
+		},
+		"long error": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(400)
+			w.Write([]byte(`{"kind":"invalid","detail":"` + strings.Repeat("x\\u001b", 10000) + `"}`))
+		},
+	} {
+		srv := httptest.NewServer(h)
+		c := open(t, client.Options{Retry: block.Retry{Tries: 1}}, srv.URL)
+		_, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "x"})
+		if err == nil || len(err.Error()) > 3000 || strings.Contains(err.Error(), "\x1b") {
+			t.Errorf("%s: Push = %.200v, want a short clean error", name, err)
+		}
+		if _, err := c.Pull(t.Context(), &block.Mem{}, id, client.PullOptions{}); err == nil {
+			t.Errorf("%s: Pull succeeded", name)
+		}
+		if _, err := c.Resolve(t.Context(), seedKey(1).Public().Address(), "x", ""); err == nil {
+			t.Errorf("%s: Resolve succeeded", name)
+		}
+		n := 0
+		for _, err := range c.Chunks(block.Domain{}).Get(t.Context(), []block.Name{id}) {
+			if err == nil {
+				t.Errorf("%s: a chunk was answered", name)
+			}
+			n++
+		}
+		if n != 1 {
+			t.Errorf("%s: %d answers for a chunk, want 1", name, n)
+		}
+		srv.CloseClientConnections()
+		srv.Close()
+	}
+}
+
+func TestBadArguments(t *testing.T) {
+	if _, err := client.New(nil, client.Options{}); fault.Of(err) != fault.Invalid {
+		t.Errorf("New without an address = %v, want invalid", err)
+	}
+	if _, err := client.New([]string{"ftp://x"}, client.Options{}); fault.Of(err) != fault.Invalid {
+		t.Errorf("New(ftp) = %v, want invalid", err)
+	}
+	c := open(t, client.Options{}, "http://"+freePort(t))
+	src := &block.Mem{}
+	id := build(t, src, files(t, 1, 0, 1), flist.BuildOptions{})
+	for name, tt := range map[string]struct {
+		opt  client.PushOptions
+		want fault.Kind
+	}{
+		"no key":   {client.PushOptions{Name: "x"}, fault.Denied},
+		"bad name": {client.PushOptions{Key: seedKey(1), Name: "../x"}, fault.Invalid},
+		"only tag": {client.PushOptions{Key: seedKey(1), Tag: "x"}, fault.Invalid},
+		"no hub":   {client.PushOptions{Key: seedKey(1), Name: "x"}, fault.Unavailable},
+	} {
+		if _, err := c.Push(t.Context(), src, id, tt.opt); fault.Of(err) != tt.want {
+			t.Errorf("%s: Push = %v, want %s", name, err, tt.want)
+		}
+	}
+	if _, err := c.Push(t.Context(), src, block.Sum(nil), client.PushOptions{Key: seedKey(1)}); !errors.Is(err, fault.NotFound) {
+		t.Errorf("Push of an image that isn't there = %v, want not found", err)
+	}
+}
