@@ -5,6 +5,7 @@ import (
 	"context"
 	"sync"
 
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/internal/fault"
 )
 
@@ -19,12 +20,12 @@ type blockCache struct {
 	mu     sync.Mutex
 	closed bool
 	size   int
-	items  map[Block]*cached
+	items  map[store.Block]*cached
 	order  *list.List // of *cached, the oldest first
 }
 
 type cached struct {
-	b     Block
+	b     store.Block
 	done  chan struct{}
 	plain []byte
 	err   error
@@ -32,7 +33,7 @@ type cached struct {
 }
 
 func (c *blockCache) init() {
-	c.items = make(map[Block]*cached)
+	c.items = make(map[store.Block]*cached)
 	c.order = list.New()
 }
 
@@ -46,7 +47,7 @@ func (c *blockCache) close() {
 
 // get is the plain bytes of a block, checked. The fetch goes on when ctx ends,
 // for the others who wait for it and for the next reader.
-func (c *blockCache) get(ctx context.Context, img *image, b Block) ([]byte, error) {
+func (c *blockCache) get(ctx context.Context, img *image, b store.Block) ([]byte, error) {
 	it := c.start(img, b)
 	if it == nil {
 		return nil, fault.Errorf(fault.Unavailable, "the device is closed")
@@ -60,9 +61,9 @@ func (c *blockCache) get(ctx context.Context, img *image, b Block) ([]byte, erro
 }
 
 // ahead starts a fetch that nobody waits for yet.
-func (c *blockCache) ahead(img *image, b Block) { c.start(img, b) }
+func (c *blockCache) ahead(img *image, b store.Block) { c.start(img, b) }
 
-func (c *blockCache) start(img *image, b Block) *cached {
+func (c *blockCache) start(img *image, b store.Block) *cached {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if it := c.items[b]; it != nil {
@@ -77,7 +78,7 @@ func (c *blockCache) start(img *image, b Block) *cached {
 	it := &cached{b: b, done: make(chan struct{})}
 	c.items[b] = it
 	c.wg.Go(func() {
-		it.plain, it.err = img.router.open(img.ctx, b)
+		it.plain, it.err = img.router.Open(img.ctx, b)
 		close(it.done)
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -5,12 +5,13 @@ import (
 	"io"
 	"sync"
 
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
 )
 
 // readAhead is how many blocks of one open file are fetched at once. With
-// MaxBlock it bounds the memory of a reader.
+// store.MaxBlock it bounds the memory of a reader.
 const readAhead = 4
 
 // image is what the contents of one .fl share. ctx lives as long as the
@@ -18,7 +19,7 @@ const readAhead = 4
 type image struct {
 	ctx    context.Context
 	file   string
-	router *router
+	router *store.Router
 }
 
 // content is a file whose blocks are fetched when it is read.
@@ -75,7 +76,7 @@ func (r *reader) block() ([]byte, error) {
 		ch := make(chan fetched, 1)
 		r.ahead = append(r.ahead, ch)
 		r.wg.Go(func() {
-			plain, err := r.c.img.router.open(r.ctx, in.blocks[i])
+			plain, err := r.c.img.router.Open(r.ctx, in.blocks[i])
 			ch <- fetched{plain, err}
 		})
 	}

@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/flist/erofs"
 	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
@@ -135,7 +136,7 @@ func TestDeviceCaches(t *testing.T) {
 	}
 	// A damaged copy in the cache costs a fetch and is put right.
 	_, id, _ := sealByHand([]byte("zos\n"))
-	path := cache + "/" + ID(id).String()[:2] + "/" + ID(id).String()
+	path := cache + "/" + store.ID(id).String()[:2] + "/" + store.ID(id).String()
 	if err := os.WriteFile(path, []byte("bad"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +159,7 @@ func TestDeviceRecovers(t *testing.T) {
 	f := sample(t)
 	d := openDevice(t, f.file, ReadOptions{})
 	_, id, _ := sealByHand([]byte("zos\n"))
-	name := f.store + "/" + ID(id).String()[:2] + "/" + ID(id).String()
+	name := f.store + "/" + store.ID(id).String()[:2] + "/" + store.ID(id).String()
 	if err := os.Rename(name, name+".away"); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/internal/fault"
 )
 
@@ -60,7 +61,7 @@ func DeleteAllTags(ctx context.Context, file string) error {
 
 // Routes lists the routes of a file in the order in which they are asked. The
 // URLs may have passwords: show them by Route.String.
-func Routes(ctx context.Context, file string) ([]Route, error) {
+func Routes(ctx context.Context, file string) ([]store.Route, error) {
 	m, err := loadConfig(ctx, file)
 	if err != nil {
 		return nil, err
@@ -71,14 +72,14 @@ func Routes(ctx context.Context, file string) ([]Route, error) {
 // AddRoutes adds stores ("[xx-yy=]URL") to a file, unless the same route is
 // there. Passwords are left out unless keepPasswords is set.
 func AddRoutes(ctx context.Context, file string, stores []string, keepPasswords bool) error {
-	routes, err := ParseRoutes(stores)
+	routes, err := store.ParseRoutes(stores)
 	if err != nil {
 		return err
 	}
 	return edit(ctx, file, func(tx *sql.Tx) error {
 		for _, r := range routes {
 			if !keepPasswords {
-				r.URL = StripPassword(r.URL)
+				r.URL = store.StripPassword(r.URL)
 			}
 			_, err := tx.ExecContext(ctx, `INSERT INTO route (start, end, url) SELECT ?1, ?2, ?3
 				WHERE NOT EXISTS (SELECT 1 FROM route WHERE start = ?1 AND end = ?2 AND url = ?3)`, r.Start, r.End, r.URL)
@@ -120,7 +121,7 @@ func deleteRows(ctx context.Context, tx *sql.Tx, query, arg, missing string) err
 	if n, err := res.RowsAffected(); err != nil || n > 0 {
 		return err
 	}
-	return fault.Errorf(fault.NotFound, missing+"; nothing was changed", Redact(arg))
+	return fault.Errorf(fault.NotFound, missing+"; nothing was changed", store.Redact(arg))
 }
 
 // loadConfig reads the tags and routes and leaves the tree alone.
@@ -163,7 +164,7 @@ func edit(ctx context.Context, file string, change func(*sql.Tx) error) error {
 		return err
 	}
 	if _, err := io.Copy(out.f, in); err != nil {
-		return spaceFault(err)
+		return store.DiskFault(err)
 	}
 	if err := out.f.Chmod(st.Mode().Perm()); err != nil {
 		return err

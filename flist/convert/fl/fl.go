@@ -20,6 +20,8 @@
 //	rep, err := fl.Write(ctx, res.Root, res.Config, "copy.fl", fl.WriteOptions{Stores: []string{"dir:///srv/blocks"}})
 package fl
 
+import "zos.internal/flist/convert/fl/store"
+
 // BlockSize is the number of bytes in every block that Write makes, except
 // for the last of a file: rfs finds a block at offset / BlockSize.
 const BlockSize = 512 << 10
@@ -29,9 +31,7 @@ const BlockSize = 512 << 10
 const (
 	MaxFile   = 2 << 30   // bytes of the database
 	MaxBlocks = 8 << 20   // rows of the table block: 4 TiB in full blocks
-	MaxBlock  = 4 << 20   // plain bytes of one block
 	MaxRoutes = 4096      // rows of the table route
-	MaxURL    = 2048      // bytes of a store URL
 	MaxTags   = 4096      // rows of the table tag
 	MaxTag    = 64 << 10  // bytes of the value of a tag
 	MaxTagKey = 255       // bytes of the key of a tag
@@ -52,3 +52,7 @@ type Tag struct {
 	Key   string `json:"key"`
 	Value string `json:"value"`
 }
+
+// Openers are the stores that work without more, by scheme; a caller may add
+// its own to the map (store.Openers).
+func Openers() map[string]store.Opener { return store.Openers() }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"zos.internal/flist/config"
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/flist/tree"
 )
 
@@ -165,11 +166,11 @@ func TestVectors(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		got, err := (Block{ID(v[3]), Key(v[1])}).Open(v[2])
+		got, err := (store.Block{ID: store.ID(v[3]), Key: store.Key(v[1])}).Open(v[2])
 		if err != nil || string(got) != string(v[0]) {
 			t.Errorf("Open(%s) = %x, %v, want %s", f[3], got, err, f[0])
 		}
-		if _, b, err := Seal(v[0]); err != nil || b.Key != Key(v[1]) {
+		if _, b, err := store.Seal(v[0]); err != nil || b.Key != store.Key(v[1]) {
 			t.Errorf("Seal(%s) has the key %x, %v, want %s", f[0], b.Key, err, f[1])
 		}
 		doc, err := os.ReadFile("../../../docs/reference/fl.md")

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
 )
@@ -24,7 +25,7 @@ type inode struct {
 	name        string
 	up          *inode // the parent directory, once link has found it
 	node        *tree.Node
-	blocks      []Block
+	blocks      []store.Block
 	settled     bool // reached from the root, or reported
 }
 
@@ -54,7 +55,7 @@ type metadata struct {
 	inodes []*inode // in order of ino
 	root   *tree.Node
 	tags   []Tag
-	routes []Route
+	routes []store.Route
 }
 
 // limits bound what load takes in.
@@ -206,10 +207,10 @@ func (m *metadata) loadBlocks(ctx context.Context, d *database, lim limits, c *c
 		}
 		id, ok1 := v[1].([]byte)
 		key, ok2 := v[2].([]byte)
-		if !ok1 || !ok2 || len(id) != len(ID{}) || len(key) != len(Key{}) {
+		if !ok1 || !ok2 || len(id) != len(store.ID{}) || len(key) != len(store.Key{}) {
 			return c.bad(fault.Errorf(fault.Invalid, "%v block %d: its id and key must be BLOBs of 32 bytes", in, len(in.blocks)))
 		}
-		in.blocks = append(in.blocks, Block{ID(id), Key(key)})
+		in.blocks = append(in.blocks, store.Block{ID: store.ID(id), Key: store.Key(key)})
 		return nil
 	})
 	if err != nil {
@@ -217,11 +218,11 @@ func (m *metadata) loadBlocks(ctx context.Context, d *database, lim limits, c *c
 	}
 	var sum int64
 	for _, in := range m.inodes {
-		// Every block has 1 to MaxBlock bytes, so most lies about the size are
+		// Every block has 1 to store.MaxBlock bytes, so most lies about the size are
 		// seen before anything is fetched.
 		size, n := in.node.Size, int64(len(in.blocks))
-		if in.node.IsRegular() && (size < n || size > n*MaxBlock) {
-			if err := c.bad(fault.Errorf(fault.Invalid, "%v: its size is %d, which its %d blocks of 1 to %d bytes can't have", in, size, n, MaxBlock)); err != nil {
+		if in.node.IsRegular() && (size < n || size > n*store.MaxBlock) {
+			if err := c.bad(fault.Errorf(fault.Invalid, "%v: its size is %d, which its %d blocks of 1 to %d bytes can't have", in, size, n, store.MaxBlock)); err != nil {
 				return err
 			}
 			continue
@@ -260,7 +261,7 @@ func (m *metadata) loadRoutes(ctx context.Context, d *database, _ limits, c *che
 		if !ok1 || !ok2 || !ok3 || start < 0 || end < 0 || start > 255 || end > 255 {
 			return c.bad(fault.Errorf(fault.Invalid, "row %d of the table route is not two bytes and a URL; delete it with: zos fl config store delete", row))
 		}
-		r := Route{byte(start), byte(end), url}
+		r := store.Route{Start: byte(start), End: byte(end), URL: url}
 		if err := r.Check(); err != nil {
 			return c.bad(fault.Errorf(fault.Invalid, "row %d of the table route: %w", row, err))
 		}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/internal/fault"
 )
 
@@ -52,7 +53,7 @@ func newPart(target string) (*part, error) {
 // commit makes the file visible at the target, on disk.
 func (p *part) commit() error {
 	if err := p.f.Sync(); err != nil {
-		return spaceFault(err)
+		return store.DiskFault(err)
 	}
 	if err := os.Rename(p.path, p.target); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"zos.internal/flist/config"
 	"zos.internal/flist/convert"
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
 )
@@ -23,7 +24,7 @@ type ReadOptions struct {
 	// example because the file has them without their passwords.
 	Stores []string
 	// Openers are the stores by scheme; default Openers().
-	Openers map[string]OpenStore
+	Openers map[string]store.Opener
 	// CacheDir keeps fetched blocks as a dir:// store does and is asked first;
 	// its blocks are checked like all others. Nothing is removed from it. Empty:
 	// no cache.
@@ -66,16 +67,16 @@ func Read(ctx context.Context, file string, opts ReadOptions) (*convert.Result, 
 	}
 	routes := m.routes
 	if len(opts.Stores) > 0 {
-		if routes, err = ParseRoutes(opts.Stores); err != nil {
+		if routes, err = store.ParseRoutes(opts.Stores); err != nil {
 			return nil, err
 		}
 	}
-	router, err := openRouter(ctx, routes, opts.Openers, true)
+	router, err := store.OpenRouter(ctx, routes, opts.Openers, true)
 	if err != nil {
 		return nil, fault.Errorf(fault.Of(err), "read %s: %w", file, err)
 	}
 	if opts.CacheDir != "" {
-		if router.cache, err = openCache(opts.CacheDir); err != nil {
+		if router.Cache, err = store.OpenCache(opts.CacheDir); err != nil {
 			return nil, errors.Join(err, router.Close())
 		}
 	}
@@ -110,7 +111,7 @@ func (m *metadata) complete(ctx context.Context, img *image, res *convert.Result
 	var why [256]error
 	var have [256]int
 	for b := range have {
-		have[b], why[b] = img.router.candidates(byte(b))
+		have[b], why[b] = img.router.Candidates(byte(b))
 	}
 	for _, in := range m.inodes {
 		if !in.node.IsRegular() {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"zos.internal/flist/convert"
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
 )
@@ -202,7 +203,7 @@ func TestReadRefusesDamagedBlocks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := sample(t)
 			_, id, _ := sealByHand([]byte("456789"))
-			tt.change(f, f.store+"/"+ID(id).String()[:2]+"/"+ID(id).String())
+			tt.change(f, f.store+"/"+store.ID(id).String()[:2]+"/"+store.ID(id).String())
 			check := func(what string, err error) {
 				t.Helper()
 				if fault.Of(err) != tt.kind || !strings.Contains(fmt.Sprint(err), tt.want) || !strings.Contains(fmt.Sprint(err), `inode 10 "/sudo" block 1`) {
@@ -274,7 +275,7 @@ func TestStoresReplaceRoutes(t *testing.T) {
 	// A block that is wrong in one store is taken from the next.
 	bad := t.TempDir()
 	_, id, _ := sealByHand([]byte("zos\n"))
-	if err := os.WriteFile(bad+"/"+ID(id).String(), []byte("bad"), 0o644); err != nil {
+	if err := os.WriteFile(bad+"/"+store.ID(id).String(), []byte("bad"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	res = read(t, f.file, ReadOptions{Stores: []string{"dir://" + bad, "dir://" + f.store}})

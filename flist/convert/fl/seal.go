@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/blake2b"
+
+	"zos.internal/flist/convert/fl/store"
 )
 
 // maxSeen bounds the blocks of one run that are remembered, so that equal
@@ -16,7 +18,7 @@ const maxSeen = 1 << 19
 // own are called from one goroutine.
 type sealers struct {
 	workers int
-	router  *router
+	router  *store.Router
 	ctx     context.Context
 	cancel  context.CancelFunc
 	jobs    chan *sealed
@@ -25,7 +27,7 @@ type sealers struct {
 	wg      sync.WaitGroup
 
 	mu     sync.Mutex
-	seen   map[Key]*once
+	seen   map[store.Key]*once
 	blocks int64
 	bytes  int64
 }
@@ -34,16 +36,16 @@ type sealed struct {
 	ino   int64
 	path  string
 	plain []byte
-	b     Block
+	b     store.Block
 	err   error
 	done  chan struct{}
 }
 
-func newSealers(ctx context.Context, r *router, workers int) *sealers {
+func newSealers(ctx context.Context, r *store.Router, workers int) *sealers {
 	if workers <= 0 {
 		workers = 2
 	}
-	s := &sealers{workers: workers, router: r, jobs: make(chan *sealed, 2*workers), free: make(chan []byte, 2*workers), seen: make(map[Key]*once)}
+	s := &sealers{workers: workers, router: r, jobs: make(chan *sealed, 2*workers), free: make(chan []byte, 2*workers), seen: make(map[store.Key]*once)}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	for range workers {
 		s.wg.Go(func() {
@@ -101,22 +103,22 @@ func (s *sealers) written() (blocks, bytes int64) {
 
 // once is a block that one worker stores and others wait for.
 type once struct {
-	id   ID
+	id   store.ID
 	err  error
 	done chan struct{}
 }
 
-func (s *sealers) store(plain []byte) (Block, error) {
+func (s *sealers) store(plain []byte) (store.Block, error) {
 	if err := s.ctx.Err(); err != nil {
-		return Block{}, err
+		return store.Block{}, err
 	}
-	key := Key(blake2b.Sum256(plain))
+	key := store.Key(blake2b.Sum256(plain))
 	s.mu.Lock()
 	o := s.seen[key]
 	if o != nil {
 		s.mu.Unlock()
 		<-o.done
-		return Block{o.id, key}, o.err
+		return store.Block{ID: o.id, Key: key}, o.err
 	}
 	o = &once{done: make(chan struct{})}
 	defer close(o.done)
@@ -125,13 +127,13 @@ func (s *sealers) store(plain []byte) (Block, error) {
 	}
 	s.mu.Unlock()
 
-	var b Block
+	var b store.Block
 	var stored []byte
-	if stored, b, o.err = Seal(plain); o.err != nil {
+	if stored, b, o.err = store.Seal(plain); o.err != nil {
 		return b, o.err
 	}
 	var wrote bool
-	wrote, o.err = s.router.put(s.ctx, b.ID, stored)
+	wrote, o.err = s.router.Put(s.ctx, b.ID, stored)
 	o.id = b.ID
 	if wrote {
 		s.mu.Lock()

@@ -7,8 +7,8 @@ import (
 	"sync"
 
 	"zos.internal/flist/convert"
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/flist/tree"
-	"zos.internal/internal/fault"
 )
 
 // Info is what a file says about itself; no store is asked for it.
@@ -36,7 +36,7 @@ func Inspect(ctx context.Context, file string) (*Info, error) {
 	for _, r := range m.routes {
 		info.Routes = append(info.Routes, r.String())
 	}
-	distinct := make(map[ID]bool)
+	distinct := make(map[store.ID]bool)
 	for _, in := range m.inodes {
 		info.Entries++
 		switch in.node.Type() {
@@ -71,11 +71,11 @@ func List(ctx context.Context, file string) (*tree.Node, error) {
 
 // CloneOptions say where the blocks come from and go to.
 type CloneOptions struct {
-	Stores   []string             // to: "[xx-yy=]URL"; together they must take all blocks
-	From     []string             // default the routes in the file
-	Openers  map[string]OpenStore // default Openers()
-	Workers  int                  // default 4
-	Progress convert.Progress     // phase "clone", in blocks
+	Stores   []string                // to: "[xx-yy=]URL"; together they must take all blocks
+	From     []string                // default the routes in the file
+	Openers  map[string]store.Opener // default Openers()
+	Workers  int                     // default 4
+	Progress convert.Progress        // phase "clone", in blocks
 }
 
 // CloneReport is what a Clone did.
@@ -96,23 +96,23 @@ func Clone(ctx context.Context, file string, opts CloneOptions) (rep *CloneRepor
 	}
 	from := m.routes
 	if len(opts.From) > 0 {
-		if from, err = ParseRoutes(opts.From); err != nil {
+		if from, err = store.ParseRoutes(opts.From); err != nil {
 			return nil, err
 		}
 	}
-	to, err := ParseRoutes(opts.Stores)
+	to, err := store.ParseRoutes(opts.Stores)
 	if err != nil {
 		return nil, err
 	}
-	dst, err := openRouter(ctx, to, opts.Openers, false)
+	dst, err := store.OpenRouter(ctx, to, opts.Openers, false)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	if err := dst.writable(); err != nil {
+	if err := dst.Writable(); err != nil {
 		return nil, err
 	}
-	src, err := openRouter(ctx, from, opts.Openers, true)
+	src, err := store.OpenRouter(ctx, from, opts.Openers, true)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func Clone(ctx context.Context, file string, opts CloneOptions) (rep *CloneRepor
 	blocks, first := m.unique()
 	rep = &CloneReport{Blocks: int64(len(blocks))}
 	var mu sync.Mutex
-	err = each(ctx, blocks, opts.Workers, func(ctx context.Context, b Block) error {
+	err = each(ctx, blocks, opts.Workers, func(ctx context.Context, b store.Block) error {
 		n, err := cloneBlock(ctx, src, dst, b)
 		if err != nil {
 			return img.blockFault(first[b].in, first[b].i, err)
@@ -140,18 +140,18 @@ func Clone(ctx context.Context, file string, opts CloneOptions) (rep *CloneRepor
 	if err != nil {
 		return nil, err
 	}
-	return rep, dst.flush(ctx)
+	return rep, dst.Flush(ctx)
 }
 
 // cloneBlock copies one block and returns its stored size, or 0 if it was
 // everywhere.
-func cloneBlock(ctx context.Context, src, dst *router, b Block) (int64, error) {
-	stored, missing, err := dst.has(ctx, b)
+func cloneBlock(ctx context.Context, src, dst *store.Router, b store.Block) (int64, error) {
+	stored, missing, err := dst.Has(ctx, b)
 	if err != nil {
 		return 0, err
 	}
 	if stored == nil {
-		if stored, err = src.fetch(ctx, b); err != nil {
+		if stored, err = src.Fetch(ctx, b); err != nil {
 			return 0, err
 		}
 	}
@@ -161,31 +161,8 @@ func cloneBlock(ctx context.Context, src, dst *router, b Block) (int64, error) {
 	if !missing {
 		return 0, nil
 	}
-	if _, err := dst.put(ctx, b.ID, stored); err != nil {
+	if _, err := dst.Put(ctx, b.ID, stored); err != nil {
 		return 0, err
 	}
 	return int64(len(stored)), nil
-}
-
-// has asks every store that takes b for it. stored is a right copy, if one has
-// it; missing says that one has not.
-func (r *router) has(ctx context.Context, b Block) (stored []byte, missing bool, err error) {
-	for _, s := range r.stores {
-		if !s.Holds(b.ID) {
-			continue
-		}
-		got, err := s.store.Get(ctx, b.ID)
-		if err == nil {
-			err = b.check(got)
-		}
-		switch k := fault.Of(err); {
-		case err == nil:
-			stored = got
-		case k == fault.NotFound, k == fault.Invalid: // put makes it right
-			missing = true
-		default:
-			return nil, false, err
-		}
-	}
-	return stored, missing, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/internal/fault"
 )
 
@@ -85,7 +86,7 @@ func TestClone(t *testing.T) {
 	}
 	// A block that is not right is not copied.
 	_, id, _ := sealByHand([]byte("456789"))
-	if err := os.WriteFile(filepath.Join(f.store, ID(id).String()[:2], ID(id).String()), []byte("x"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(f.store, store.ID(id).String()[:2], store.ID(id).String()), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	empty := t.TempDir()

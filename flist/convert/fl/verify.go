@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"zos.internal/flist/convert"
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/internal/fault"
 )
 
@@ -19,8 +20,8 @@ type use struct {
 
 // unique lists every block once, in the order of the inodes, with its first
 // use.
-func (m *metadata) unique() (blocks []Block, first map[Block]use) {
-	first = make(map[Block]use)
+func (m *metadata) unique() (blocks []store.Block, first map[store.Block]use) {
+	first = make(map[store.Block]use)
 	for _, in := range m.inodes {
 		for i, b := range in.blocks {
 			if _, ok := first[b]; !ok {
@@ -34,7 +35,7 @@ func (m *metadata) unique() (blocks []Block, first map[Block]use) {
 
 // each calls f for every block in several goroutines until one returns an
 // error; that error is the result. done is called after each, one at a time.
-func each(ctx context.Context, blocks []Block, workers int, f func(ctx context.Context, b Block) error, done func(n int)) error {
+func each(ctx context.Context, blocks []store.Block, workers int, f func(ctx context.Context, b store.Block) error, done func(n int)) error {
 	if workers <= 0 {
 		workers = defaultWorkers
 	}
@@ -80,10 +81,10 @@ func (m *metadata) verify(ctx context.Context, img *image, workers int, progress
 		err  error
 	}
 	blocks, _ := m.unique()
-	results := make(map[Block]result, len(blocks))
+	results := make(map[store.Block]result, len(blocks))
 	var mu sync.Mutex
-	err := each(ctx, blocks, workers, func(ctx context.Context, b Block) error {
-		plain, err := img.router.open(ctx, b)
+	err := each(ctx, blocks, workers, func(ctx context.Context, b store.Block) error {
+		plain, err := img.router.Open(ctx, b)
 		if ctx.Err() != nil {
 			return fault.As(fault.Unavailable, ctx.Err())
 		}
@@ -105,7 +106,7 @@ func (m *metadata) verify(ctx context.Context, img *image, workers int, progress
 				continue
 			}
 			whole = false
-			if n, _ := img.router.candidates(b.ID[0]); n == 0 {
+			if n, _ := img.router.Candidates(b.ID[0]); n == 0 {
 				continue // said already
 			}
 			if err := c.badBlock(img.blockFault(in, i, r.err)); err != nil {

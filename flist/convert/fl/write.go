@@ -11,6 +11,7 @@ import (
 
 	"zos.internal/flist/config"
 	"zos.internal/flist/convert"
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
 )
@@ -22,7 +23,7 @@ type WriteOptions struct {
 	// become the routes of the file. Together they must take all blocks.
 	Stores []string
 	// Openers are the stores by scheme; default Openers().
-	Openers map[string]OpenStore
+	Openers map[string]store.Opener
 	// KeepPasswords leaves passwords in the routes. Otherwise a reader gives
 	// the store with its password on the command line.
 	KeepPasswords bool
@@ -66,16 +67,16 @@ func Write(ctx context.Context, root *tree.Node, cfg *config.Config, file string
 	if root, err = p.withStartup(root); err != nil {
 		return nil, err
 	}
-	routes, err := ParseRoutes(opts.Stores)
+	routes, err := store.ParseRoutes(opts.Stores)
 	if err != nil {
 		return nil, err
 	}
-	router, err := openRouter(ctx, routes, opts.Openers, false)
+	router, err := store.OpenRouter(ctx, routes, opts.Openers, false)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, router.Close()) }()
-	if err := router.writable(); err != nil {
+	if err := router.Writable(); err != nil {
 		return nil, err
 	}
 	if opts.Losses != nil && len(p.losses) > 0 {
@@ -92,7 +93,7 @@ func Write(ctx context.Context, root *tree.Node, cfg *config.Config, file string
 	if err := w.database(out.path, root, routes); err != nil {
 		return nil, fault.Errorf(fault.Of(err), "write %s: %w", file, err)
 	}
-	if err := router.flush(ctx); err != nil {
+	if err := router.Flush(ctx); err != nil {
 		return nil, err
 	}
 	if err := out.commit(); err != nil {
@@ -101,12 +102,12 @@ func Write(ctx context.Context, root *tree.Node, cfg *config.Config, file string
 	return &w.report, nil
 }
 
-func (p *planned) notes(routes []Route, keep bool) (notes []string) {
+func (p *planned) notes(routes []store.Route, keep bool) (notes []string) {
 	if p.gids > 0 {
 		notes = append(notes, fmt.Sprintf("rfs shows the uid as the gid (it reads the wrong column); %d entries have another gid, and the file holds the right one", p.gids))
 	}
 	for _, r := range routes {
-		if !keep && StripPassword(r.URL) != r.URL {
+		if !keep && store.StripPassword(r.URL) != r.URL {
 			notes = append(notes, fmt.Sprintf("the password of the store %v is not in the file; readers give it with --store", r))
 		}
 	}
@@ -119,7 +120,7 @@ type writer struct {
 	ctx    context.Context
 	opts   WriteOptions
 	plan   *planned
-	router *router
+	router *store.Router
 	report Report
 
 	tx                  *sql.Tx
@@ -130,7 +131,7 @@ type writer struct {
 	shown               int64 // bytes that progress was told about
 }
 
-func (w *writer) database(path string, root *tree.Node, routes []Route) (err error) {
+func (w *writer) database(path string, root *tree.Node, routes []store.Route) (err error) {
 	d, err := connect(w.ctx, path, "mode=rw&_pragma=journal_mode(OFF)&_pragma=synchronous(OFF)&_pragma=locking_mode(EXCLUSIVE)")
 	if err != nil {
 		return err
@@ -168,7 +169,7 @@ func (w *writer) database(path string, root *tree.Node, routes []Route) (err err
 	}
 	for _, r := range routes {
 		if !w.opts.KeepPasswords {
-			r.URL = StripPassword(r.URL)
+			r.URL = store.StripPassword(r.URL)
 		}
 		if _, err := w.tx.ExecContext(w.ctx, "INSERT INTO route (start, end, url) VALUES (?,?,?)", r.Start, r.End, r.URL); err != nil {
 			return err

@@ -19,6 +19,7 @@ import (
 
 	"zos.internal/flist/config"
 	"zos.internal/flist/convert"
+	"zos.internal/flist/convert/fl/store"
 	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
 )
@@ -132,7 +133,7 @@ func TestExportCutsForRfs(t *testing.T) {
 	if err := root.Insert("f", regular(pattern(size, 1))); err != nil {
 		t.Fatal(err)
 	}
-	file, store, _ := write(t, root, nil, WriteOptions{})
+	file, blocks, _ := write(t, root, nil, WriteOptions{})
 	db, err := sql.Open("sqlite", file)
 	if err != nil {
 		t.Fatal(err)
@@ -149,8 +150,8 @@ func TestExportCutsForRfs(t *testing.T) {
 		if err := rows.Scan(&id, &key); err != nil {
 			t.Fatal(err)
 		}
-		b := Block{ID(id), Key(key)}
-		stored, err := os.ReadFile(filepath.Join(store, b.ID.String()[:2], b.ID.String()))
+		b := store.Block{ID: store.ID(id), Key: store.Key(key)}
+		stored, err := os.ReadFile(filepath.Join(blocks, b.ID.String()[:2], b.ID.String()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,8 +214,8 @@ func TestRoundTripOfAnyTree(t *testing.T) {
 				rt.Fatal(err)
 			}
 		}
-		store := &flaky{blocks: make(map[ID][]byte), left: 1000}
-		openers := map[string]OpenStore{"mem": func(context.Context, string) (Store, error) { return store, nil }}
+		mem := &flaky{blocks: make(map[store.ID][]byte), left: 1000}
+		openers := map[string]store.Opener{"mem": func(context.Context, string) (store.Store, error) { return mem, nil }}
 		file := filepath.Join(dir, "x.fl")
 		if _, err := Write(t.Context(), root, nil, file, WriteOptions{Strict: true, Stores: []string{"mem://x"}, Openers: openers}); err != nil {
 			rt.Fatal(err)
@@ -309,13 +310,13 @@ func nothing(t *testing.T, dir string) {
 // flaky is a store in memory that counts and fails.
 type flaky struct {
 	mu      sync.Mutex
-	blocks  map[ID][]byte
+	blocks  map[store.ID][]byte
 	puts    int
 	left    int // puts that work
 	flushed bool
 }
 
-func (f *flaky) Get(_ context.Context, id ID) ([]byte, error) {
+func (f *flaky) Get(_ context.Context, id store.ID) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b, ok := f.blocks[id]
@@ -325,7 +326,7 @@ func (f *flaky) Get(_ context.Context, id ID) ([]byte, error) {
 	return bytes.Clone(b), nil
 }
 
-func (f *flaky) Put(_ context.Context, id ID, b []byte) (bool, error) {
+func (f *flaky) Put(_ context.Context, id store.ID, b []byte) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if _, ok := f.blocks[id]; ok {
@@ -348,15 +349,15 @@ func TestInterruptedWriteResumes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	store := &flaky{blocks: make(map[ID][]byte), left: 7}
-	opts := WriteOptions{Stores: []string{"mem://x"}, Openers: map[string]OpenStore{"mem": func(context.Context, string) (Store, error) { return store, nil }}}
+	mem := &flaky{blocks: make(map[store.ID][]byte), left: 7}
+	opts := WriteOptions{Stores: []string{"mem://x"}, Openers: map[string]store.Opener{"mem": func(context.Context, string) (store.Store, error) { return mem, nil }}}
 	dir := t.TempDir()
 	file := dir + "/x.fl"
 	if _, err := Write(t.Context(), root, nil, file, opts); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "store a block of") {
 		t.Fatalf("Write = %v, want unavailable", err)
 	}
 	nothing(t, dir)
-	store.left = 100
+	mem.left = 100
 	ctx, cancel := context.WithCancel(t.Context())
 	stopped := opts
 	stopped.Contents = func(n *tree.Node) (io.ReadCloser, error) {
@@ -372,7 +373,7 @@ func TestInterruptedWriteResumes(t *testing.T) {
 	}
 	nothing(t, dir)
 
-	before := store.puts
+	before := mem.puts
 	if before != 7 {
 		t.Fatalf("%d blocks were put, want 7", before)
 	}
@@ -380,8 +381,8 @@ func TestInterruptedWriteResumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rep.NewBlocks != 13 || rep.Blocks != 20 || store.puts != 20 || !store.flushed {
-		t.Errorf("the second run: %+v, %d puts in all, flushed %v; want the 13 missing ones", rep, store.puts, store.flushed)
+	if rep.NewBlocks != 13 || rep.Blocks != 20 || mem.puts != 20 || !mem.flushed {
+		t.Errorf("the second run: %+v, %d puts in all, flushed %v; want the 13 missing ones", rep, mem.puts, mem.flushed)
 	}
 	res := read(t, file, ReadOptions{Openers: opts.Openers})
 	if err := readAllFiles(res.Root); err != nil {
@@ -399,14 +400,14 @@ func TestInterruptedWriteResumes(t *testing.T) {
 	if err := root.Insert("new", regular(pattern(1000, 99))); err != nil {
 		t.Fatal(err)
 	}
-	store.left = 0
+	mem.left = 0
 	if _, err := Write(t.Context(), root, nil, file, opts); err == nil {
 		t.Error("Write to a store that fails went well")
 	}
 	if now, _ := os.ReadFile(file); !bytes.Equal(old, now) {
 		t.Error("a failed Write changed the file")
 	}
-	store.left = 1
+	mem.left = 1
 	if _, err := Write(t.Context(), root, nil, file, opts); err != nil {
 		t.Error(err)
 	}
@@ -483,12 +484,12 @@ func TestWriteRefuses(t *testing.T) {
 }
 
 func TestWriteStripsPasswords(t *testing.T) {
-	store := &flaky{blocks: make(map[ID][]byte), left: 100}
-	openers := map[string]OpenStore{"zdb": func(_ context.Context, url string) (Store, error) {
+	mem := &flaky{blocks: make(map[store.ID][]byte), left: 100}
+	openers := map[string]store.Opener{"zdb": func(_ context.Context, url string) (store.Store, error) {
 		if !strings.Contains(url, "secret") {
 			return nil, fault.Errorf(fault.Denied, "open %s: no password", url)
 		}
-		return store, nil
+		return mem, nil
 	}}
 	root := tree.NewDir(0o755)
 	if err := root.Insert("f", regular("x")); err != nil {

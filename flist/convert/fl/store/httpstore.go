@@ -1,4 +1,4 @@
-package fl
+package store
 
 import (
 	"context"

@@ -1,8 +1,27 @@
-package fl
+// Package store keeps the blocks of .fl images: their encoding, the routes that
+// say where each is, and the stores that this program brings (directories, and
+// web servers for reading).
+//
+// A block is checked against its id wherever it comes from, and against its tag
+// and key when it is opened. A Router asks every store that may have a block
+// until one has the right bytes; policy such as a cache in a directory is part
+// of it. The package knows no .fl files, and neither zdb nor S3: a caller brings
+// an Opener for their schemes. The encoding is specified in
+// docs/reference/fl.md.
+//
+//	routes, err := store.ParseRoutes([]string{"00-7f=dir:///srv/a", "80-ff=dir:///srv/b"})
+//	...
+//	r, err := store.OpenRouter(ctx, routes, nil, false)
+//	...
+//	stored, b, err := store.Seal([]byte("hello\n"))
+//	...
+//	_, err = r.Put(ctx, b.ID, stored)
+package store
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -18,22 +37,22 @@ type Store interface {
 	Get(ctx context.Context, id ID) ([]byte, error)
 }
 
-// A WriteStore also takes blocks. Put makes stored visible whole or not at
+// A Writer also takes blocks. Put makes stored visible whole or not at
 // all, and leaves a right copy that is there already; it reports whether it
 // had to write. Flush returns when what was put survives a power cut.
-type WriteStore interface {
+type Writer interface {
 	Store
 	Put(ctx context.Context, id ID, stored []byte) (written bool, err error)
 	Flush(ctx context.Context) error
 }
 
-// OpenStore opens the store at a URL.
-type OpenStore func(ctx context.Context, url string) (Store, error)
+// Opener opens the store at a URL.
+type Opener func(ctx context.Context, url string) (Store, error)
 
 // Openers are the stores that this package brings, by scheme: dir (read and
 // write), http and https (read). Callers add theirs to the map they get.
-func Openers() map[string]OpenStore {
-	return map[string]OpenStore{
+func Openers() map[string]Opener {
+	return map[string]Opener{
 		"dir":   OpenDir,
 		"http":  OpenHTTP,
 		"https": OpenHTTP,
@@ -45,11 +64,11 @@ type routed struct {
 	store Store
 }
 
-// router finds the stores of a block. Every route that holds the id is a
+// Router finds the stores of a block. Every route that holds the id is a
 // candidate, in the order of the list.
-type router struct {
+type Router struct {
 	stores []routed
-	cache  *Dir // asked first, and filled; may be nil
+	Cache  *Dir // asked first, and filled; may be nil
 }
 
 // refused is the store of a route whose scheme has no opener.
@@ -57,14 +76,14 @@ type refused struct{ err error }
 
 func (r refused) Get(context.Context, ID) ([]byte, error) { return nil, r.err }
 
-// openRouter opens the store of every route; of one URL it opens one. With
+// OpenRouter opens the store of every route; of one URL it opens one. With
 // lenient a scheme without an opener fails only when a block is wanted from
 // it, because another route may hold the same blocks.
-func openRouter(ctx context.Context, routes []Route, openers map[string]OpenStore, lenient bool) (*router, error) {
+func OpenRouter(ctx context.Context, routes []Route, openers map[string]Opener, lenient bool) (*Router, error) {
 	if openers == nil {
 		openers = Openers()
 	}
-	r := &router{}
+	r := &Router{}
 	open := make(map[string]Store)
 	for _, route := range routes {
 		s := open[route.URL]
@@ -79,13 +98,16 @@ func openRouter(ctx context.Context, routes []Route, openers map[string]OpenStor
 				return nil, errors.Join(err, r.Close())
 			}
 			open[route.URL] = s
+			if c, ok := s.(io.Closer); ok {
+				r.open = append(r.open, c)
+			}
 		}
 		r.stores = append(r.stores, routed{route, s})
 	}
 	return r, nil
 }
 
-func unknownScheme(r Route, openers map[string]OpenStore) error {
+func unknownScheme(r Route, openers map[string]Opener) error {
 	has := slices.Sorted(maps.Keys(openers))
 	switch s := r.Scheme(); s {
 	case "zdb", "s3", "s3s", "s3s+tls":
@@ -95,9 +117,9 @@ func unknownScheme(r Route, openers map[string]OpenStore) error {
 	}
 }
 
-// candidates counts the stores that can be asked for blocks of that first
+// Candidates counts the stores that can be asked for blocks of that first
 // byte; if there is none it says why.
-func (r *router) candidates(first byte) (n int, why error) {
+func (r *Router) Candidates(first byte) (n int, why error) {
 	for _, s := range r.stores {
 		if !s.Holds(ID{first}) {
 			continue
@@ -119,39 +141,33 @@ func noRoute(first byte) error {
 }
 
 // Close ends every store that wants it.
-func (r *router) Close() error {
+func (r *Router) Close() error {
 	var errs []error
-	seen := make(map[Store]bool)
-	for _, s := range r.stores {
-		c, ok := s.store.(io.Closer)
-		if !ok || seen[s.store] {
-			continue
-		}
-		seen[s.store] = true
+	for _, c := range r.open {
 		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// fetch is the stored bytes of a block, checked against its id. The kind of
+// Fetch is the stored bytes of a block, checked against its id. The kind of
 // the error is Invalid if a store had wrong bytes, Unavailable if one did not
 // answer, else NotFound.
-func (r *router) fetch(ctx context.Context, b Block) ([]byte, error) {
-	if r.cache == nil {
+func (r *Router) Fetch(ctx context.Context, b Block) ([]byte, error) {
+	if r.Cache == nil {
 		return r.ask(ctx, b)
 	}
-	if stored, err := r.cache.Get(ctx, b.ID); err == nil && b.check(stored) == nil {
+	if stored, err := r.Cache.Get(ctx, b.ID); err == nil && b.check(stored) == nil {
 		return stored, nil
 	}
 	stored, err := r.ask(ctx, b)
 	if err == nil {
-		_, _ = r.cache.Put(ctx, b.ID, stored) // a full disk only costs a fetch later
+		_, _ = r.Cache.Put(ctx, b.ID, stored) // a full disk only costs a fetch later
 	}
 	return stored, err
 }
 
-func (r *router) ask(ctx context.Context, b Block) ([]byte, error) {
-	var errs []error
+func (r *Router) ask(ctx context.Context, b Block) ([]byte, error) {
+	var all error
 	kind := fault.NotFound
 	for _, s := range r.stores {
 		if !s.Holds(b.ID) {
@@ -172,28 +188,31 @@ func (r *router) ask(ctx context.Context, b Block) ([]byte, error) {
 		case k != fault.NotFound && kind != fault.Invalid:
 			kind = fault.Unavailable
 		}
-		errs = append(errs, fault.Errorf(fault.Of(err), "%s: %w", Redact(s.URL), err))
+		if err = fmt.Errorf("%s: %w", Redact(s.URL), err); all != nil {
+			err = fmt.Errorf("%w; %w", all, err) // one line, for reports
+		}
+		all = err
 	}
-	if len(errs) == 0 {
+	if all == nil {
 		return nil, noRoute(b.ID[0])
 	}
-	return nil, fault.As(kind, errors.Join(errs...))
+	return nil, fault.As(kind, all)
 }
 
-// open is the plain bytes of a block, checked in every way.
-func (r *router) open(ctx context.Context, b Block) ([]byte, error) {
-	stored, err := r.fetch(ctx, b)
+// Open is the plain bytes of a block, checked in every way.
+func (r *Router) Open(ctx context.Context, b Block) ([]byte, error) {
+	stored, err := r.Fetch(ctx, b)
 	if err != nil {
 		return nil, err
 	}
 	return b.Open(stored)
 }
 
-// writable fails if a store can't take blocks or a block has no store.
-func (r *router) writable() error {
+// Writable fails if a store can't take blocks or a block has no store.
+func (r *Router) Writable() error {
 	var routes []Route
 	for _, s := range r.stores {
-		if _, ok := s.store.(WriteStore); !ok {
+		if _, ok := s.store.(Writer); !ok {
 			return fault.Errorf(fault.Unsupported, "write to the store %v: %s stores are read only; write to a dir:// store and publish that directory", s.Route, s.Scheme())
 		}
 		routes = append(routes, s.Route)
@@ -207,14 +226,14 @@ func (r *router) writable() error {
 	return nil
 }
 
-// put gives a block to every store whose route holds it, as rfs does. It
+// Put gives a block to every store whose route holds it, as rfs does. It
 // reports whether one of them did not have it.
-func (r *router) put(ctx context.Context, id ID, stored []byte) (written bool, err error) {
+func (r *Router) Put(ctx context.Context, id ID, stored []byte) (written bool, err error) {
 	for _, s := range r.stores {
 		if !s.Holds(id) {
 			continue
 		}
-		w, err := s.store.(WriteStore).Put(ctx, id, stored)
+		w, err := s.store.(Writer).Put(ctx, id, stored)
 		if err != nil {
 			return written, fault.Errorf(fault.Of(err), "put block %v to %s: %w", id, Redact(s.URL), err)
 		}
@@ -223,11 +242,35 @@ func (r *router) put(ctx context.Context, id ID, stored []byte) (written bool, e
 	return written, nil
 }
 
-func (r *router) flush(ctx context.Context) error {
+// Flush returns when all that was put survives a power cut.
+func (r *Router) Flush(ctx context.Context) error {
 	for _, s := range r.stores {
-		if err := s.store.(WriteStore).Flush(ctx); err != nil {
+		if err := s.store.(Writer).Flush(ctx); err != nil {
 			return fault.Errorf(fault.Of(err), "flush %s: %w", Redact(s.URL), err)
 		}
 	}
 	return nil
+}
+
+// Has asks every store that takes b for it. stored is a right copy, if one has
+// it; missing says that one has not.
+func (r *Router) Has(ctx context.Context, b Block) (stored []byte, missing bool, err error) {
+	for _, s := range r.stores {
+		if !s.Holds(b.ID) {
+			continue
+		}
+		got, err := s.store.Get(ctx, b.ID)
+		if err == nil {
+			err = b.check(got)
+		}
+		switch k := fault.Of(err); {
+		case err == nil:
+			stored = got
+		case k == fault.NotFound, k == fault.Invalid: // put makes it right
+			missing = true
+		default:
+			return nil, false, err
+		}
+	}
+	return stored, missing, nil
 }

@@ -1,4 +1,4 @@
-package fl
+package store
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ type Dir struct {
 	root string
 }
 
-var _ WriteStore = (*Dir)(nil)
+var _ Writer = (*Dir)(nil)
 
 // OpenDir opens the store at dir:///path. The directory is made by the first
 // Put.
@@ -35,8 +35,8 @@ func OpenDir(_ context.Context, url string) (Store, error) {
 	return &Dir{root: filepath.Clean(path)}, nil
 }
 
-// openCache makes the directory, so that one that can't be is refused at once.
-func openCache(dir string) (*Dir, error) {
+// OpenCache makes the directory, so that one that can't be is refused at once.
+func OpenCache(dir string) (*Dir, error) {
 	abs, err := filepath.Abs(dir)
 	if err == nil {
 		err = os.MkdirAll(abs, 0o755)
@@ -111,7 +111,7 @@ func (d *Dir) Put(_ context.Context, id ID, stored []byte) (bool, error) {
 		err = f.Chmod(0o644)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return false, spaceFault(err)
+		return false, DiskFault(err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
 		return false, err
@@ -129,10 +129,12 @@ func (d *Dir) Flush(context.Context) error {
 		return err
 	}
 	defer f.Close()
-	return spaceFault(unix.Syncfs(int(f.Fd())))
+	return DiskFault(unix.Syncfs(int(f.Fd())))
 }
 
-func spaceFault(err error) error {
+// DiskFault gives an error of writing the kind Exhausted and the next step if
+// the disk or quota is full.
+func DiskFault(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return fault.Errorf(fault.Exhausted, "no space is left; free some and run it again, it goes on where it stopped: %w", err)
 	}

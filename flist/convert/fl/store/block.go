@@ -1,4 +1,4 @@
-package fl
+package store
 
 import (
 	"crypto/aes"
@@ -26,6 +26,12 @@ type Block struct {
 	ID  ID
 	Key Key
 }
+
+// Limits of what is accepted.
+const (
+	MaxBlock = 4 << 20 // plain bytes of one block
+	MaxURL   = 2048    // bytes of a store URL
+)
 
 // maxStored is the most bytes that a block of MaxBlock plain bytes can take:
 // the snappy bound and the authentication tag.
