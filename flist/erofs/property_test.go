@@ -98,7 +98,7 @@ func drawTree(t *rapid.T) []named {
 	var list []named
 	dirs, used := []string{""}, map[string]bool{"": true}
 	name := rapid.OneOf(rapid.StringMatching(`[!-/0-9a-d]{1,3}`), rapid.Map(rapid.SliceOfN(rapid.Byte(), 1, 255), func(b []byte) string { return string(b) }))
-	for range rapid.IntRange(0, 60).Draw(t, "names") {
+	for range rapid.OneOf(rapid.IntRange(0, 30), rapid.IntRange(60, 200)).Draw(t, "names") {
 		s := name.Draw(t, "name")
 		path := rapid.SampledFrom(dirs).Draw(t, "dir") + "/" + s
 		if tree.CheckName(s) != nil || used[path] {
@@ -119,6 +119,11 @@ func drawTree(t *rapid.T) []named {
 		default:
 			list = append(list, named{path, drawNode(t)})
 		}
+	}
+	// One directory of several blocks.
+	dir, fifo := rapid.SampledFrom(dirs).Draw(t, "dir"), &tree.Node{Mode: tree.FIFO}
+	for i := range rapid.OneOf(rapid.Just(0), rapid.IntRange(100, 600)).Draw(t, "many") {
+		list = append(list, named{fmt.Sprintf("%s/many%d", dir, i), fifo})
 	}
 	return list
 }

