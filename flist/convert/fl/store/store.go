@@ -67,8 +67,9 @@ type routed struct {
 // Router finds the stores of a block. Every route that holds the id is a
 // candidate, in the order of the list.
 type Router struct {
-	stores []routed
-	Cache  *Dir // asked first, and filled; may be nil
+	stores  []routed
+	closers []io.Closer
+	Cache   *Dir // asked first, and filled; may be nil
 }
 
 // refused is the store of a route whose scheme has no opener.
@@ -99,7 +100,7 @@ func OpenRouter(ctx context.Context, routes []Route, openers map[string]Opener, 
 			}
 			open[route.URL] = s
 			if c, ok := s.(io.Closer); ok {
-				r.open = append(r.open, c)
+				r.closers = append(r.closers, c)
 			}
 		}
 		r.stores = append(r.stores, routed{route, s})
@@ -143,7 +144,7 @@ func noRoute(first byte) error {
 // Close ends every store that wants it.
 func (r *Router) Close() error {
 	var errs []error
-	for _, c := range r.open {
+	for _, c := range r.closers {
 		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
