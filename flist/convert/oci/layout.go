@@ -118,8 +118,10 @@ func (l *layout) open(name string) (*os.File, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.Errorf(fault.NotFound, "the layout has no %s", name)
 	}
-	if err != nil {
-		return nil, fault.Errorf(fault.Of(err), "%s: %w", name, err)
+	if k := fault.Of(err); k == fault.Internal { // a link out of the layout, a device
+		return nil, fault.Errorf(fault.Invalid, "%s: %w; the layout is damaged or hostile", name, err)
+	} else if err != nil {
+		return nil, fault.Errorf(k, "%s: %w", name, err)
 	}
 	st, err := f.Stat()
 	if err != nil || !st.Mode().IsRegular() {

@@ -129,7 +129,7 @@ func newTransport() *http.Transport {
 func remoteOptions(ctx context.Context, base http.RoundTripper, opts convert.Options) []remote.Option {
 	return []remote.Option{
 		remote.WithContext(ctx),
-		remote.WithTransport(&guard{base: base, insecure: opts.Insecure}),
+		remote.WithTransport(&guard{base: base, insecure: opts.Insecure, idle: idle}),
 		remote.WithAuthFromKeychain(authn.NewMultiKeychain(given{opts.Auth}, authn.DefaultKeychain)),
 		remote.WithUserAgent("zos"),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
@@ -209,6 +209,7 @@ func AuthFromEnv(getenv func(string) string) func(host string) (user, password s
 type guard struct {
 	base     http.RoundTripper
 	insecure bool
+	idle     time.Duration
 }
 
 // RoundTrip refuses plain HTTP to other hosts than loopback, also after a
@@ -223,8 +224,8 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	silent := fault.Errorf(fault.Unavailable, "%s sent nothing for %v", req.URL.Host, idle)
-	resp.Body = &idleBody{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, timer: time.AfterFunc(idle, func() { cancel(silent) })}
+	silent := fault.Errorf(fault.Unavailable, "%s sent nothing for %v", req.URL.Host, g.idle)
+	resp.Body = &idleBody{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, idle: g.idle, timer: time.AfterFunc(g.idle, func() { cancel(silent) })}
 	return resp, nil
 }
 
@@ -241,12 +242,13 @@ type idleBody struct {
 	ctx    context.Context // of this one response
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
+	idle   time.Duration
 }
 
 func (b *idleBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
-		b.timer.Reset(idle)
+		b.timer.Reset(b.idle)
 	}
 	if err != nil && err != io.EOF && b.ctx.Err() != nil {
 		err = context.Cause(b.ctx)
