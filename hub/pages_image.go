@@ -154,6 +154,9 @@ func (p *pages) versions(r *http.Request, d *imagePage, owner identity.Address, 
 	if len(history) > perHistory {
 		more = true
 	}
+	if len(history) == 0 && below == 0 {
+		history = []flist.Pointer{n.Pointer} // a local store that never was a hub
+	}
 	for i := range min(len(history), perHistory) {
 		v := versionRow{Pointer: history[i], Current: history[i].Seq == n.Seq}
 		for _, t := range n.Tags {

@@ -157,7 +157,7 @@ func checkOf(key string, limit int64) func([]byte) error {
 			if !protocol.IsFrame(b) {
 				return nil // sealed: the tenant checks it
 			}
-			return protocol.CheckObject(b, n, flist.MaxObject)
+			return protocol.CheckObject(b, n, min(limit, flist.MaxObject))
 		}
 	case "s":
 		return func(b []byte) error { _, err := flist.OpenSignatures(b, n); return err }

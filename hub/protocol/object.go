@@ -28,7 +28,7 @@ func CheckObject(stored []byte, name block.Name, limit int64) error {
 	if h.FrameContentSize > uint64(limit) {
 		return fault.Errorf(fault.Exhausted, "the object has %d plain bytes and %d are taken; split the image, or ask the hub's operator", h.FrameContentSize, limit)
 	}
-	d, err := zstd.NewReader(bytes.NewReader(stored), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(limit)+1<<20), zstd.WithDecoderMaxWindow(512<<20))
+	d, err := zstd.NewReader(bytes.NewReader(stored), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(limit)+1<<20), zstd.WithDecoderMaxWindow(max(8<<20, h.FrameContentSize)))
 	if err != nil {
 		return err
 	}
