@@ -93,11 +93,18 @@ func (c Client) Add(ctx context.Context, s Slot) (Slot, error) {
 	}
 }
 
-// Remove lets a slot go. It is served until the kernel closed its last handle,
-// and the keeper ends with its last slot.
+// Remove lets a slot go. It is served until the kernel closed its last handle.
+// The keeper ends with its last slot; Remove waits for that.
 func (c Client) Remove(ctx context.Context, name string) error {
-	_, err := c.call(ctx, message{Op: "remove", Name: name})
-	return err
+	m, err := c.call(ctx, message{Op: "remove", Name: name})
+	if err != nil || !m.Ends {
+		return err
+	}
+	lock, err := takeLock(ctx, filepath.Join(c.RunDir, lockName))
+	if err != nil { // it takes long, or another one started already
+		return nil
+	}
+	return lock.Close()
 }
 
 // Stat reports what the keeper and its data server do.

@@ -87,7 +87,11 @@ func (k *keeper) command(ctx context.Context, m message) message {
 		slot.Spec = nil
 		return message{Op: "add", Slot: &slot}
 	case "remove":
-		return errorMessage("remove", k.remove(ctx, m.Name))
+		answer := errorMessage("remove", k.remove(ctx, m.Name))
+		k.mu.Lock()
+		answer.Ends = k.ending
+		k.mu.Unlock()
+		return answer
 	case "stat":
 		st := k.status(ctx)
 		return message{Op: "stat", Status: &st}

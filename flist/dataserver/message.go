@@ -38,6 +38,7 @@ type message struct {
 	Stats  *Stats  `json:"stats,omitempty"`
 	Status *Status `json:"status,omitempty"`
 
+	Ends  bool   `json:"ends,omitempty"` // the keeper ends: that was its last slot
 	Kind  string `json:"kind,omitempty"` // fault kind of an error
 	Error string `json:"error,omitempty"`
 }

@@ -223,10 +223,14 @@ func (h Host) lockImage(ctx context.Context, id string) (unlock func(), err erro
 	}
 	sum := fnv.New32a()
 	sum.Write([]byte(id))
+	place := int64(sum.Sum32())
+	if id == "" { // may be held together with any other
+		place = 1 << 32
+	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		l := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(sum.Sum32()), Len: 1}
+		l := unix.Flock_t{Type: unix.F_WRLCK, Start: place, Len: 1}
 		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l)
 		if err == nil {
 			return func() { f.Close() }, nil
