@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -463,6 +465,29 @@ func TestOptions(t *testing.T) {
 	cancel()
 	if _, err := ReadFrom(ctx, bytes.NewReader(raw), 0, convert.Options{TempDir: t.TempDir()}); fault.Of(err) != fault.Unavailable {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func TestStdin(t *testing.T) {
+	raw := archive(t, e{typ: tar.TypeReg, name: "a", content: "1"})
+	// A pipe delivers what it has, not what was asked for.
+	in := iotest.OneByteReader(bytes.NewReader(raw))
+	res, err := Read(t.Context(), "-", convert.Options{TempDir: t.TempDir(), Stdin: in})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Close()
+	if got := sketch(t, res.Root); got != "a=1" {
+		t.Errorf("tree = %s", got)
+	}
+	for path, kind := range map[string]fault.Kind{"-": fault.Invalid, t.TempDir(): fault.Invalid, "/no/such.tar": fault.NotFound} {
+		if _, err := Read(t.Context(), path, convert.Options{}); fault.Of(err) != kind {
+			t.Errorf("Read(%q) = %v, want %s", path, err, kind)
+		}
+	}
+	in = iotest.TimeoutReader(bytes.NewReader(raw))
+	if _, err := Read(t.Context(), "-", convert.Options{TempDir: t.TempDir(), Stdin: in}); !errors.Is(err, iotest.ErrTimeout) {
+		t.Errorf("a reader that breaks: %v", err)
 	}
 }
 
