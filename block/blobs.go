@@ -5,7 +5,7 @@ import (
 	"io"
 	"iter"
 
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 
 	"zos.internal/internal/fault"
 )
@@ -38,7 +38,7 @@ func (s blobs) Read(ctx context.Context, n Name, off, size int64) ([]byte, error
 // Put hands the bytes through a reader that fails at the end if they have
 // another name; a Bucket makes nothing visible of a reader that fails.
 func (s blobs) Put(ctx context.Context, n Name, r io.Reader) error {
-	v := &nameReader{r: r, want: n, hash: blake3.New(32, nil)}
+	v := &nameReader{r: r, want: n, hash: blake3.New()}
 	var w io.Reader = v
 	if seeker, ok := r.(io.Seeker); ok {
 		if start, err := seeker.Seek(0, io.SeekCurrent); err == nil {

@@ -25,7 +25,7 @@ import (
 	"io"
 	"iter"
 
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 
 	"zos.internal/internal/fault"
 )

@@ -3,7 +3,7 @@ package block
 import (
 	"math/bits"
 
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 )
 
 // Profile is the minimum, average and maximum length of chunks in bytes. Avg is

@@ -9,7 +9,7 @@ import (
 	"io"
 	"log/slog"
 
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 
 	"zos.internal/internal/fault"
 )
@@ -48,9 +48,9 @@ type domainKeys struct {
 // bytes.
 func NewDomain(secret [32]byte) Domain {
 	k := new(domainKeys)
-	blake3.DeriveKey(k.name[:], "zos 2026 block name v1", secret[:])
-	blake3.DeriveKey(k.data[:], "zos 2026 block data v1", secret[:])
-	blake3.DeriveKey(k.iv[:], "zos 2026 block iv v1", secret[:])
+	blake3.DeriveKey("zos 2026 block name v1", secret[:], k.name[:])
+	blake3.DeriveKey("zos 2026 block data v1", secret[:], k.data[:])
+	blake3.DeriveKey("zos 2026 block iv v1", secret[:], k.iv[:])
 	return k.domain()
 }
 
@@ -70,9 +70,12 @@ func (k *domainKeys) domain() Domain {
 
 // keyed is the keyed BLAKE3-256 of the parts, one after the other.
 func keyed(key *[32]byte, parts ...[]byte) (sum [32]byte) {
-	h := blake3.New(32, key[:])
+	h, err := blake3.NewKeyed(key[:])
+	if err != nil {
+		panic(err) // the key has 32 bytes
+	}
 	for _, p := range parts {
-		h.Write(p)
+		_, _ = h.Write(p)
 	}
 	h.Sum(sum[:0])
 	return sum

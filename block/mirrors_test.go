@@ -2,6 +2,7 @@ package block_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -353,4 +354,27 @@ func TestPackGetterSingles(t *testing.T) {
 	if errs := storetest.Answers(t, g, t.Context(), []block.Name{absent}, nil); !errors.Is(errs[absent], fault.NotFound) {
 		t.Errorf("Get of an absent chunk = %v, want not found", errs[absent])
 	}
+}
+
+// A caller who gives up is answered at once for every name, though no source
+// moves.
+func TestPackGetterGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := new(block.Mem)
+		names, places := packs(t, mem, block.Domain{}, storetest.Plains(), 100000)
+		stuck := &block.Faulty{Bucket: mem, Delay: 24 * time.Hour}
+		m := block.NewMirrors(nil, block.Source{Name: "stuck", Bucket: stuck}, block.Source{Name: "stuck too", Bucket: stuck})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		begin := time.Now()
+		errs := storetest.Answers(t, block.NewPackGetter(m, "p/", block.Domain{}, lookup(places)), ctx, names, nil)
+		for n, err := range errs {
+			if !errors.Is(err, fault.Unavailable) {
+				t.Errorf("Get(%v) = %v, want unavailable", n, err)
+			}
+		}
+		if len(errs) != len(names) || time.Since(begin) != time.Minute {
+			t.Errorf("%d errors for %d names after %v, want one each after a minute", len(errs), len(names), time.Since(begin))
+		}
+	})
 }

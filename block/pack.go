@@ -6,7 +6,7 @@ import (
 	"io"
 	"iter"
 
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 
 	"zos.internal/internal/fault"
 )
@@ -47,7 +47,7 @@ type PackWriter struct {
 
 // NewPackWriter returns a writer of one pack.
 func NewPackWriter(w io.Writer) *PackWriter {
-	h := blake3.New(32, nil)
+	h := blake3.New()
 	return &PackWriter{w: io.MultiWriter(w, h), hash: h, seen: map[Name]struct{}{}}
 }
 
