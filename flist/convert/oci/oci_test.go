@@ -453,7 +453,7 @@ func fullConfig() *config.Config {
 
 // The law: what is written is read back equal, with the same digests each time.
 func TestRoundTrip(t *testing.T) {
-	base := t.TempDir()
+	base := treetest.Dir(t)
 	i := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		want := treetest.Draw(rt, treetest.Everything())

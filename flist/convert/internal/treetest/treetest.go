@@ -15,7 +15,9 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"strings"
+	"testing"
 
 	"pgregory.net/rapid"
 
@@ -136,6 +138,18 @@ func (d *drawer) attributes(kind uint32) *tree.Node {
 	}
 	n.Xattrs = tree.SortXattrs(n.Xattrs)
 	return n
+}
+
+// Dir is a temporary directory in memory where there is one, because exports
+// wait for the disk, and many of them wait long.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "zos-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // Diff is the first differences between two trees, or "".
