@@ -16,6 +16,8 @@ import (
 )
 
 // HTTPTimeout is how long one request of HTTP may take unless it says otherwise.
+// An answer of more than a few megabytes gets a second more for each half MiB, so
+// a slow line is no failure and a server that only drips is one.
 const HTTPTimeout = 60 * time.Second
 
 // HTTP is a read-only Bucket on a web server: a hub, a static file server or a
@@ -110,8 +112,12 @@ func (h *HTTP) Read(ctx context.Context, key string, off, size int64) ([]byte, e
 		_, err := h.Stat(ctx, key)
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.timeout)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	slow := time.AfterFunc(h.timeout, func() {
+		cancel(fault.Errorf(fault.Unavailable, "the server took too long"))
+	})
+	defer slow.Stop()
 	resp, err := h.do(ctx, "GET", key, fmt.Sprintf("bytes=%d-%d", off, off+size-1))
 	if err != nil {
 		return nil, err
@@ -123,7 +129,8 @@ func (h *HTTP) Read(ctx context.Context, key string, off, size int64) ([]byte, e
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return bad("the server encoded the answer as %q though it was not asked to", enc)
 	}
-	var want int64
+	var want int64 // bytes of the body that are read
+	more := func() { slow.Reset(h.timeout + time.Duration(want>>19)*time.Second) }
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
 		first, last, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
@@ -147,6 +154,7 @@ func (h *HTTP) Read(ctx context.Context, key string, off, size int64) ([]byte, e
 		if resp.ContentLength >= 0 {
 			want = min(size, resp.ContentLength)
 		}
+		more()
 		b, err := readExactly(io.LimitReader(resp.Body, want), int(want))
 		if err == io.ErrUnexpectedEOF && resp.ContentLength < 0 {
 			// Its length was not announced, so the end is where it ends.
@@ -163,6 +171,7 @@ func (h *HTTP) Read(ctx context.Context, key string, off, size int64) ([]byte, e
 	default:
 		return nil, h.status(key, resp)
 	}
+	more()
 	b, err := readExactly(resp.Body, int(want))
 	if err != nil {
 		return nil, h.bodyErr(key, err)

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"zos.internal/block"
@@ -154,4 +156,55 @@ func TestHTTPIsReadOnly(t *testing.T) {
 	if err := b.Delete(t.Context(), "k"); !errors.Is(err, fault.Unsupported) {
 		t.Errorf("Delete = %v, want unsupported", err)
 	}
+}
+
+// A large answer has more time than a small one, a server that drips does not
+// have for ever. The times are those of the bubble.
+func TestHTTPSlowAnswers(t *testing.T) {
+	const size = 8 << 20 // 60 + 16 seconds
+	for _, tt := range []struct {
+		total time.Duration
+		want  fault.Kind
+	}{
+		{70 * time.Second, ""},
+		{80 * time.Second, fault.Unavailable},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b, err := block.NewHTTP("http://host", dripping{size, tt.total}, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := b.Read(t.Context(), "k", 0, size)
+			if fault.Of(err) != tt.want || err == nil && len(got) != size {
+				t.Errorf("Read of an answer that takes %v = %d bytes, %v, want %q", tt.total, len(got), err, tt.want)
+			}
+		})
+	}
+}
+
+// dripping answers size bytes in eight pieces over a time.
+type dripping struct {
+	size  int64
+	total time.Duration
+}
+
+func (d dripping) RoundTrip(r *http.Request) (*http.Response, error) {
+	pr, pw := io.Pipe()
+	go func() {
+		for range 8 {
+			select {
+			case <-time.After(d.total / 8):
+			case <-r.Context().Done():
+				pw.CloseWithError(r.Context().Err())
+				return
+			}
+			if _, err := pw.Write(make([]byte, d.size/8)); err != nil {
+				return
+			}
+		}
+		pw.Close()
+	}()
+	h := http.Header{}
+	h.Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", d.size-1, d.size))
+	return &http.Response{StatusCode: 206, Header: h, Body: pr, ContentLength: d.size, Request: r}, nil
 }

@@ -29,7 +29,7 @@ import (
 )
 
 // How long an operation may take. A Write has the time for each part of it that
-// is sent.
+// is sent, a Read a second more for each half MiB of the answer.
 const (
 	timeout  = 60 * time.Second
 	partSize = 16 << 20 // bytes that are sent, and kept in memory, at a time
@@ -109,11 +109,13 @@ func (b *Bucket) Read(ctx context.Context, key string, off, size int64) ([]byte,
 		_, err := b.Stat(ctx, key)
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	slow := time.AfterFunc(timeout, cancel)
+	defer slow.Stop()
 	var opts minio.GetObjectOptions
 	opts.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+size-1))
-	body, _, header, err := b.core.GetObject(ctx, b.name, b.prefix+key, opts)
+	body, info, header, err := b.core.GetObject(ctx, b.name, b.prefix+key, opts)
 	if err != nil {
 		if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
 			return b.behind(ctx, key, off)
@@ -135,6 +137,7 @@ func (b *Bucket) Read(ctx context.Context, key string, off, size int64) ([]byte,
 	} else if off > 0 {
 		return bad("the server answered no range")
 	}
+	slow.Reset(timeout + time.Duration(min(want, max(info.Size, 0))>>19)*time.Second)
 	// Without a range the file may be shorter or longer than what was asked for.
 	var buf bytes.Buffer
 	n, err := io.Copy(&buf, io.LimitReader(body, want))
