@@ -95,6 +95,20 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// TestCollectKeepsTheCurrentVersion whatever the policy says of old ones.
+func TestCollectKeepsTheCurrentVersion(t *testing.T) {
+	alice := key(1)
+	f := start(t, hub.Config{Keep: hub.Keep{For: time.Second}}, line(alice, "alice", "unlimited"))
+	src := block.OpenDir(t.TempDir())
+	id := image(t, src, 1, 1, flist.BuildOptions{})
+	f.push(t, src, id, client.PushOptions{Key: alice, Name: "web"})
+	f.clock.t = f.clock.t.Add(time.Hour)
+	if c := collect(t, f, 3); c.Deleted != 0 || !has(t, f.store, flist.HistoryKey(alice.Public().Address(), "web", 1)) {
+		t.Errorf("Collect = %+v, want nothing deleted", c)
+	}
+	verifyStore(t, f.store, id)
+}
+
 func verifyStore(t testing.TB, b block.Bucket, id flist.ID) {
 	t.Helper()
 	rep, err := flist.Verify(t.Context(), block.NewMirrors(nil, block.Source{Name: "store", Bucket: b}), id, flist.VerifyOptions{Deep: true})

@@ -2,6 +2,7 @@ package hub_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -67,6 +68,8 @@ func TestReading(t *testing.T) {
 		{"items=1-2", 200, p},
 		{"bytes=99999999-", 416, ""},
 		{"bytes=-0", 416, ""},
+		{fmt.Sprintf("bytes=%d-", n), 416, ""},
+		{fmt.Sprintf("bytes=%d-", n-1), 206, p[n-1:]},
 	} {
 		resp, body := ask("GET", packKey, "Range", tt.rng)
 		if resp.StatusCode != tt.status || tt.status < 300 && body != tt.body {

@@ -39,47 +39,91 @@ func pushed(t *testing.T, store block.Bucket) (srv *httptest.Server, src block.B
 	return srv, src, id
 }
 
-// TestLyingMirror: a mirror that serves wrong bytes, of whatever sort, costs
-// nothing but a second question; alone it makes the pull fail with nothing
-// visible that is wrong.
+// TestLyingMirror: a mirror that serves wrong bytes, of whatever sort and in
+// whatever file, costs nothing but a second question; alone it makes the pull
+// fail and nothing that is wrong becomes visible.
 func TestLyingMirror(t *testing.T) {
+	store := &block.Mem{}
+	good, _, id := pushed(t, store)
 	for _, damage := range append(block.Lies(), block.Fails) {
-		t.Run(fmt.Sprint("damage ", damage), func(t *testing.T) {
-			store := &block.Mem{}
-			good, _, id := pushed(t, store)
-			liar, err := hub.New(t.Context(), hub.Config{Store: &block.Faulty{Bucket: store, Plan: func(n int, op, key string) block.Damage {
-				if key[0] == 'e' {
-					return block.NoDamage // its own books, or it doesn't start
+		for _, kind := range "roplsf" {
+			t.Run(fmt.Sprintf("damage %d of %c", damage, kind), func(t *testing.T) {
+				liar, err := hub.New(t.Context(), hub.Config{Store: &block.Faulty{Bucket: store, Plan: func(n int, op, key string) block.Damage {
+					if rune(key[0]) != kind {
+						return block.NoDamage
+					}
+					return block.Always(damage)(n, op, key)
+				}}})
+				if err != nil {
+					t.Fatal(err)
 				}
-				return block.Always(damage)(n, op, key)
-			}}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			bad := httptest.NewServer(liar)
-			t.Cleanup(bad.Close)
-			var mu sync.Mutex
-			events := 0
-			c := open(t, client.Options{OnEvent: func(block.Event) { mu.Lock(); events++; mu.Unlock() }}, bad.URL, good.URL)
-			if p, err := c.Resolve(t.Context(), seedKey(1).Public().Address(), "web", ""); err != nil || p.ID != id {
-				t.Errorf("Resolve = %v, %v", p.ID, err)
-			}
-			dst := &block.Mem{}
-			if _, err := c.Pull(t.Context(), dst, id, client.PullOptions{}); err != nil {
-				t.Fatal(err)
-			}
-			verify(t, dst, id, block.Domain{})
-			if events == 0 {
-				t.Error("nobody heard of the liar")
-			}
-			alone := &block.Mem{}
-			if _, err := open(t, client.Options{}, bad.URL).Pull(t.Context(), alone, id, client.PullOptions{}); err == nil {
-				t.Error("Pull from the liar alone succeeded")
-			}
-			for k := range alone.List(t.Context(), "r/") {
-				t.Errorf("a failed pull left the image %s", k)
-			}
-		})
+				bad := httptest.NewServer(liar)
+				defer bad.Close()
+				var mu sync.Mutex
+				events := 0
+				c := open(t, client.Options{OnEvent: func(block.Event) { mu.Lock(); events++; mu.Unlock() }}, bad.URL, good.URL)
+				if p, err := c.Resolve(t.Context(), seedKey(1).Public().Address(), "web", ""); err != nil || p.ID != id {
+					t.Errorf("Resolve = %v, %v", p.ID, err)
+				}
+				dst := &block.Mem{}
+				if _, err := c.Pull(t.Context(), dst, id, client.PullOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				verify(t, dst, id, block.Domain{})
+				if _, err := flist.Open(t.Context(), c, id, flist.OpenOptions{}); err != nil {
+					t.Errorf("Open through the client = %v", err)
+				}
+				alone := open(t, client.Options{}, bad.URL)
+				_, resolveErr := alone.Resolve(t.Context(), seedKey(1).Public().Address(), "web", "")
+				only := &block.Mem{}
+				_, pullErr := alone.Pull(t.Context(), only, id, client.PullOptions{})
+				if kind == 'f' && resolveErr == nil || kind != 'f' && pullErr == nil && liesTell(damage, kind) {
+					t.Errorf("alone the liar gets away with it: Resolve %v, Pull %v", resolveErr, pullErr)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if events == 0 && liesTell(damage, kind) {
+					t.Error("nobody heard of the liar")
+				}
+				if pullErr != nil {
+					for k := range only.List(t.Context(), "r/") {
+						t.Errorf("a failed pull left the image %s", k)
+					}
+				} else {
+					verifyHints(t, only, id)
+				}
+			})
+		}
+	}
+}
+
+// liesTell reports whether that damage of a file of that kind can be noticed at
+// all while an image is pulled: a locator is a hint, whose places are checked
+// when the chunks are read, and files of one key can't be swapped.
+func liesTell(d block.Damage, kind rune) bool {
+	return kind != 'l' || d == block.Fails || d == block.Truncates
+}
+
+// verifyHints checks that an image whose locator may be wrong gives no wrong
+// bytes: each chunk is right or an error.
+func verifyHints(t *testing.T, from block.Bucket, id flist.ID) {
+	t.Helper()
+	img, err := flist.Open(t.Context(), from, id, flist.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	loc, err := flist.ReadLocator(t.Context(), from, img)
+	if err != nil {
+		return
+	}
+	var names []block.Name
+	for _, c := range img.Map.Chunks {
+		names = append(names, c.Name)
+	}
+	for c, err := range img.Getter(block.NewMirrors(nil, block.Source{Name: "x", Bucket: from}), loc).Get(t.Context(), names) {
+		if err == nil && block.Sum(c.Data) != c.Name {
+			t.Errorf("chunk %v has wrong bytes", c.Name)
+		}
 	}
 }
 

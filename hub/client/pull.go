@@ -78,6 +78,10 @@ func (c *Client) pull(ctx context.Context, to block.Bucket, id flist.ID, opt Pul
 	if err != nil {
 		return err
 	}
+	extras, err := c.pullExtras(ctx, id)
+	if err != nil {
+		return err
+	}
 	if !opt.MetadataOnly {
 		if err := c.pullPacks(ctx, to, loc, opt.Progress, rep); err != nil {
 			return err
@@ -87,35 +91,38 @@ func (c *Client) pull(ctx context.Context, to block.Bucket, id flist.ID, opt Pul
 		rep.Received += int64(len(b))
 		return to.Write(ctx, key, bytes.NewReader(b))
 	}
-	for key, b := range objects {
-		if err := write(key, b); err != nil {
-			return err
-		}
-	}
-	if err := write(flist.LocatorKey(id), locBytes); err != nil {
-		return err
-	}
-	if err := write(flist.RootKey(id), rootBytes); err != nil {
-		return err
-	}
-	for key, limit := range map[string]int64{flist.SignaturesKey(id): flist.MaxSignatures, flist.TraceKey(id): protocol.MaxTrace} {
-		b, err := c.Read(ctx, key, 0, limit+1)
-		if err == nil && key[0] == 't' {
-			_, _, err = flist.OpenTrace(b, id)
-		}
-		switch {
-		case fault.Of(err) == fault.NotFound:
-		case err != nil && key[0] == 't':
-			// A hint that can't be used is not worth a failure.
-		case err != nil:
-			return err
-		default:
+	for _, files := range []map[string][]byte{objects, extras} {
+		for key, b := range files {
 			if err := write(key, b); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	if err := write(flist.LocatorKey(id), locBytes); err != nil {
+		return err
+	}
+	return write(flist.RootKey(id), rootBytes)
+}
+
+// pullExtras fetches signatures and trace, where there are any. A trace is a
+// hint: one that can't be used is not worth a failure.
+func (c *Client) pullExtras(ctx context.Context, id flist.ID) (map[string][]byte, error) {
+	extras := make(map[string][]byte)
+	b, err := c.Read(ctx, flist.SignaturesKey(id), 0, flist.MaxSignatures+1)
+	switch {
+	case err == nil:
+		extras[flist.SignaturesKey(id)] = b
+	case fault.Of(err) != fault.NotFound:
+		return nil, err
+	}
+	b, err = c.mirrors.ReadChecked(ctx, flist.TraceKey(id), 0, protocol.MaxTrace+1, func(b []byte) error {
+		_, _, err := flist.OpenTrace(b, id)
+		return err
+	})
+	if err == nil {
+		extras[flist.TraceKey(id)] = b
+	}
+	return extras, ctx.Err()
 }
 
 // pullObject is the stored form of an object, checked; nil if to has it.

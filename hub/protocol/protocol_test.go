@@ -228,4 +228,3 @@ func FuzzReadProblem(f *testing.F) {
 		}
 	})
 }
-
