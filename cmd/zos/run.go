@@ -1,0 +1,418 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"zos.internal/flist"
+	"zos.internal/flist/executables"
+	"zos.internal/flist/tree"
+	"zos.internal/internal/atomicfile"
+	"zos.internal/internal/fault"
+	"zos.internal/node/compute"
+	"zos.internal/node/network"
+)
+
+// runOptions are the flags of zos run.
+type runOptions struct {
+	name       string
+	volumes    []string
+	env        []string
+	memory     string
+	cpu        float64
+	pids       int
+	publish    []string
+	rm         bool
+	detach     bool
+	sealed     string
+	writable   []string
+	workdir    string
+	user       string
+	hostname   string
+	driver     string
+	entrypoint string
+	readyFD    int // of a detached run: says that the workload runs
+}
+
+// runRecord is what other zos processes need to know about a run.
+type runRecord struct {
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	Image   string    `json:"image"`
+	ImageID string    `json:"image_id"`
+	Publish []string  `json:"publish"`
+	Started time.Time `json:"started"`
+	Keep    bool      `json:"keep"` // stays in ps after its end until zos rm
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run IMAGE [-- COMMAND]",
+		Short: "Run an image in a sealed container",
+		Long: `Run an image in a sealed container: a read-only root whose files are fetched
+and verified when they are touched, a network of its own, and at the level
+"files" nothing executes that the image does not describe.`,
+		Example: "  zos run web\n  zos run --publish 8080:80 --memory 256MiB --volume ./data:/data zos1…/web:1\n  zos run web -- /bin/sh -c 'echo hi'",
+		Args:    args(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.run(cmd.Context(), args[0], args[1:], &o)
+		},
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(true)
+	f.StringVar(&o.name, "name", "", "`name` of the container (default a random one)")
+	f.StringArrayVar(&o.volumes, "volume", nil, "`SOURCE:TARGET[:ro]` directory or file of this machine; repeat for several")
+	f.StringArrayVar(&o.env, "env", nil, "`KEY=VALUE`; KEY alone takes the value from here")
+	f.StringVar(&o.memory, "memory", "", "limit such as `256MiB`")
+	f.Float64Var(&o.cpu, "cpu", 0, "limit in `CPUs`, such as 0.5")
+	f.IntVar(&o.pids, "pids", 0, "limit of processes (default 1024)")
+	f.StringArrayVar(&o.publish, "publish", nil, "`[ADDRESS:]PORT:PORT[/udp]` to reach from this machine; the address is 127.0.0.1 unless you say otherwise")
+	f.BoolVar(&o.rm, "rm", false, "forget the container and its log when it ends")
+	f.BoolVar(&o.detach, "detach", false, "run in the background; see zos ps, logs, stop, rm")
+	f.StringVar(&o.sealed, "sealed", "files", "level of the seal: off, files or strict")
+	f.StringArrayVar(&o.writable, "writable", nil, "`directory` of the image to make writable (default those without programs)")
+	f.StringVar(&o.workdir, "workdir", "", "working `directory`")
+	f.StringVar(&o.user, "user", "", "`user[:group]` to run as")
+	f.StringVar(&o.hostname, "hostname", "", "host `name` (default the container's name)")
+	f.StringVar(&o.driver, "runtime", "", "crun or runc (default the first that is there)")
+	f.StringVar(&o.entrypoint, "entrypoint", "", "`program` instead of the image's entrypoint")
+	f.IntVar(&o.readyFD, "ready-fd", 0, "")
+	_ = f.MarkHidden("ready-fd")
+	return cmd
+}
+
+// workloads is the runtime of this user's run directory.
+func (a *app) workloads() (*compute.Runtime, error) {
+	return compute.New(compute.Options{Dir: filepath.Join(a.runDir(), "w"), Log: a.logger(), Clock: a.clock})
+}
+
+func (a *app) runsDir() string           { return filepath.Join(a.runDir(), "run") }
+func (a *app) runPath(id string) string  { return filepath.Join(a.runsDir(), id) }
+func (a *app) networkOptions() string    { return filepath.Join(a.runDir(), "net") }
+func (a *app) logPath(id string) string  { return filepath.Join(a.runPath(id), "log") }
+func (a *app) rootPath(id string) string { return filepath.Join(a.runPath(id), "rootfs") }
+
+func (a *app) run(ctx context.Context, ref string, command []string, o *runOptions) (err error) {
+	spec, err := o.spec()
+	if err != nil {
+		return err
+	}
+	ports, err := parsePublish(o.publish)
+	if err != nil {
+		return err
+	}
+	rt, err := a.workloads()
+	if err != nil {
+		return err
+	}
+	if err := a.sweep(ctx, rt); err != nil {
+		return err
+	}
+	if o.detach {
+		return a.detach(ctx, ref, command, o)
+	}
+	img, m, err := a.open(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if err := a.fill(&spec, img, command, o); err != nil {
+		return err
+	}
+	dir, release, err := a.claimRun(spec.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec := runRecord{ID: spec.ID, Name: spec.Name, Image: ref, ImageID: img.ID.String(), Publish: o.publish, Started: a.clock.Now(), Keep: !o.rm && o.readyFD > 0}
+	// What is undone at the end is undone although ctx is over by then.
+	after := context.WithoutCancel(ctx)
+	keep := false
+	defer func() { err = errors.Join(err, a.forget(after, spec.ID, keep)) }()
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(dir, "run.json"), b, 0o600); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(a.rootPath(spec.ID), 0o755); err != nil {
+		return err
+	}
+	if _, err := a.mountImage(ctx, img, m, a.rootPath(spec.ID), mountOptions{mode: "auto", suid: spec.Sealed == compute.Off}); err != nil {
+		return err
+	}
+	spec.RootFS = a.rootPath(spec.ID)
+	net, err := network.Attach(ctx, network.Options{ID: spec.ID, Dir: a.networkOptions(), Publish: ports, Log: a.logger()})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, net.Close()) }()
+	spec.NetNS = net.NetNS()
+	stdio, done, err := a.stdio(spec.ID, o)
+	if err != nil {
+		return err
+	}
+	defer done()
+	c, err := rt.Start(ctx, spec, stdio)
+	if err != nil {
+		return err
+	}
+	keep = rec.Keep
+	o.ready(nil)
+	exit, err := c.Wait(ctx)
+	if err != nil {
+		// Interrupted: the workload gets ten seconds.
+		if exit, err = c.Stop(after, 10*time.Second); err != nil {
+			return errors.Join(err, c.Close())
+		}
+	}
+	if err := c.Close(); err != nil {
+		return err
+	}
+	if keep {
+		if b, err := json.Marshal(exit); err == nil {
+			err = atomicfile.Write(filepath.Join(dir, "exit.json"), b, 0o600)
+			if err != nil {
+				return err
+			}
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil // it was asked to end and did
+	case exit.Reason == "oom":
+		return fault.Errorf(fault.Exhausted, "container %s: out of memory at its limit of %s; give it more with --memory", spec.Name, o.memory)
+	case exit.Code != 0:
+		return &exitError{exit.Code}
+	}
+	return nil
+}
+
+// spec checks the flags.
+func (o *runOptions) spec() (compute.Spec, error) {
+	var s compute.Spec
+	id, err := newRunID()
+	if err != nil {
+		return s, err
+	}
+	s.ID, s.Name = id, first(o.name, id)
+	if o.name != "" {
+		if err := flist.CheckName(o.name); err != nil {
+			return s, err
+		}
+	}
+	if s.Sealed, err = executables.ParseLevel(o.sealed); err != nil {
+		return s, err
+	}
+	if o.memory != "" {
+		if s.Memory, err = parseSize(o.memory); err != nil {
+			return s, err
+		}
+	}
+	if o.cpu < 0 || o.cpu > 4096 {
+		return s, fault.Errorf(fault.Invalid, "--cpu %v is not a number of CPUs", o.cpu)
+	}
+	s.CPUMilli, s.Pids, s.Hostname, s.Driver = int(o.cpu*1000), o.pids, o.hostname, o.driver
+	for _, v := range o.volumes {
+		m, err := parseVolume(v)
+		if err != nil {
+			return s, err
+		}
+		s.Mounts = append(s.Mounts, m)
+	}
+	return s, nil
+}
+
+func newRunID() (string, error) {
+	b := make([]byte, 10)
+	if _, err := rand.Read(b); err != nil {
+		return "", err
+	}
+	return strings.ToLower(base32.StdEncoding.EncodeToString(b)), nil
+}
+
+func parseVolume(s string) (compute.Mount, error) {
+	bad := fault.Errorf(fault.Invalid, "the volume %q is not SOURCE:TARGET[:ro]", s)
+	f := strings.Split(s, ":")
+	if len(f) < 2 || len(f) > 3 || f[0] == "" || !strings.HasPrefix(f[1], "/") || len(f) == 3 && f[2] != "ro" && f[2] != "rw" {
+		return compute.Mount{}, bad
+	}
+	src, err := filepath.Abs(f[0])
+	if err != nil {
+		return compute.Mount{}, err
+	}
+	if _, err := os.Stat(src); err != nil {
+		return compute.Mount{}, fault.Errorf(fault.Of(err), "volume %s: %w; make it first", s, err)
+	}
+	return compute.Mount{Source: src, Target: filepath.Clean(f[1]), ReadOnly: len(f) == 3 && f[2] == "ro"}, nil
+}
+
+// fill takes over what the image says where the flags say nothing.
+func (a *app) fill(s *compute.Spec, img *flist.Image, command []string, o *runOptions) error {
+	c := img.Config
+	s.Executables = img.Executables
+	s.Env = slices.Clone(c.Env)
+	for _, e := range o.env {
+		if !strings.Contains(e, "=") {
+			e += "=" + a.getenv(e)
+		}
+		s.Env = append(s.Env, e)
+	}
+	s.Cwd, s.User = first(o.workdir, c.Workdir), first(o.user, c.User)
+	// As in every container tool: a command replaces the image's, and comes
+	// after its entrypoint.
+	entrypoint, cmd := c.Entrypoint, c.Cmd
+	if o.entrypoint != "" {
+		entrypoint, cmd = []string{o.entrypoint}, nil
+	}
+	if len(command) > 0 {
+		cmd = command
+	}
+	s.Argv = slices.Concat(entrypoint, cmd)
+	if len(s.Argv) == 0 {
+		return fault.Errorf(fault.Invalid, "the image names no command; say what to run: zos run IMAGE -- COMMAND")
+	}
+	s.WritableDirs = o.writable
+	if len(o.writable) == 0 && s.Sealed != compute.Off {
+		s.WritableDirs = writableDirs(img)
+	}
+	s.WritableRoot = s.Sealed == compute.Off
+	return nil
+}
+
+// writableDirs are the top-level directories in which the image has no program
+// or library, and so nothing that could be replaced.
+func writableDirs(img *flist.Image) []string {
+	has := make(map[string]bool)
+	for _, e := range img.Executables {
+		if e.Kind == executables.Script {
+			continue
+		}
+		top, _, _ := strings.Cut(e.Path, "/")
+		has[top] = true
+	}
+	var out []string
+	for _, e := range img.Tree.Entries {
+		switch e.Name {
+		case "dev", "proc", "sys", "boot", "lost+found":
+			continue
+		}
+		if e.Node.Type() == tree.Directory && !has[e.Name] {
+			out = append(out, "/"+e.Name)
+		}
+	}
+	return out
+}
+
+// claimRun makes the directory of a run and locks it for the life of this
+// process: a lock that is free marks what a killed zos left.
+func (a *app) claimRun(id string) (string, func(), error) {
+	dir := a.runPath(id)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", nil, fault.Errorf(fault.Of(err), "start a container: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return "", nil, fault.Errorf(fault.Conflict, "container %s is running already", id)
+	}
+	return dir, func() { lock.Close() }, nil
+}
+
+// forget takes away the mount of a run, and its record unless it is kept.
+func (a *app) forget(ctx context.Context, id string, keep bool) error {
+	err := a.unmountImage(ctx, a.rootPath(id))
+	if errors.Is(err, fault.NotFound) {
+		err = nil
+	}
+	if err != nil || keep {
+		return err
+	}
+	return os.RemoveAll(a.runPath(id))
+}
+
+// sweep removes what runs left whose zos was killed: workloads, networks,
+// mounts and records.
+func (a *app) sweep(ctx context.Context, rt *compute.Runtime) error {
+	if _, err := rt.Clean(ctx); err != nil {
+		return err
+	}
+	if _, err := network.Clean(ctx, a.networkOptions()); err != nil {
+		return err
+	}
+	dirs, err := os.ReadDir(a.runsDir())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, d := range dirs {
+		id := d.Name()
+		if a.runAlive(id) {
+			continue
+		}
+		_, err := os.Stat(filepath.Join(a.runPath(id), "exit.json"))
+		if err := a.forget(ctx, id, err == nil); err != nil {
+			return err
+		}
+	}
+	h, err := a.host()
+	if err != nil {
+		return err
+	}
+	_, err = h.Clean(ctx)
+	return err
+}
+
+// runAlive reports whether the zos that started a run lives.
+func (a *app) runAlive(id string) bool {
+	f, err := os.Open(filepath.Join(a.runPath(id), "lock"))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+}
+
+// stdio is where the workload reads and writes.
+func (a *app) stdio(id string, o *runOptions) (compute.Stdio, func(), error) {
+	if o.readyFD == 0 {
+		return compute.Stdio{In: a.stdin, Out: a.stdout, Err: a.stderr}, func() {}, nil
+	}
+	f, err := os.OpenFile(a.logPath(id), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return compute.Stdio{}, nil, err
+	}
+	return compute.Stdio{Out: f, Err: f}, func() { f.Close() }, nil
+}
+
+// ready tells the zos that waits for a detached run how it went.
+func (o *runOptions) ready(err error) {
+	if o.readyFD == 0 {
+		return
+	}
+	f := os.NewFile(uintptr(o.readyFD), "ready")
+	if f == nil {
+		return
+	}
+	if err != nil {
+		fmt.Fprint(f, err)
+	} else {
+		fmt.Fprint(f, "ready")
+	}
+	f.Close()
+}

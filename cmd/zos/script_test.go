@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"zos": main})
+}
+
+// TestScripts runs every command against the real main. Each script has data,
+// cache and run directories of its own below its work directory.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Condition: func(cond string) (bool, error) {
+			switch cond {
+			case "root":
+				return os.Geteuid() == 0, nil
+			case "mounts":
+				_, err := os.Stat("/dev/fuse")
+				return os.Geteuid() == 0 && err == nil, nil
+			case "containers":
+				_, err := exec.LookPath("crun")
+				return os.Geteuid() == 0 && err == nil, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Setup: func(env *testscript.Env) error {
+			for _, v := range []string{"DATA", "CACHE", "RUN"} {
+				env.Setenv("ZOS_"+v, filepath.Join(env.WorkDir, ".zos", strings.ToLower(v)))
+			}
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
+			env.Defer(func() { noMountsBelow(t, env.WorkDir) })
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"hub":   startHub,
+			"setid": setID,
+		},
+	})
+}
+
+// noMountsBelow is the leak check after each script.
+func noMountsBelow(t *testing.T, dir string) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, " "+dir+"/") {
+			t.Errorf("a mount is left: %s", line)
+			if f := strings.Fields(line); len(f) > 4 {
+				syscall.Unmount(f[4], syscall.MNT_DETACH)
+			}
+		}
+	}
+}
+
+// startHub runs `zos hub serve` in the background until the script ends and
+// sets the variable HUB to its address: hub ARGUMENT…
+func startHub(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("hub does not support !")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r, w := io.Pipe()
+	done := make(chan int, 1)
+	getenv := func(k string) string { return ts.Getenv(k) }
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	addr := l.Addr().String()
+	l.Close()
+	full := append([]string{"hub", "serve", "--listen", addr}, args...)
+	for i, a := range full {
+		if i > 0 && (full[i-1] == "--dir" || full[i-1] == "--publishers") {
+			full[i] = ts.MkAbs(a)
+		}
+	}
+	go func() {
+		done <- run(ctx, getenv, full, strings.NewReader(""), io.Discard, w)
+		w.Close()
+	}()
+	lines := bufio.NewScanner(r)
+	ready := make(chan string, 1)
+	go func() {
+		for lines.Scan() {
+			if url, ok := strings.CutPrefix(lines.Text(), "hub: "); ok {
+				ready <- url
+			}
+		}
+	}()
+	select {
+	case url := <-ready:
+		ts.Setenv("HUB", url)
+	case <-done:
+		cancel()
+		ts.Fatalf("the hub ended")
+	case <-time.After(30 * time.Second):
+		cancel()
+		ts.Fatalf("the hub doesn't start")
+	}
+	ts.Defer(func() {
+		cancel()
+		if code := <-done; code != exitOK && code != exitInterrupted {
+			ts.Logf("the hub ended with %d", code)
+		}
+	})
+}
+
+// setID sets a variable to the first line of the latest standard output:
+// setid NAME
+func setID(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: setid NAME")
+	}
+	line, _, _ := strings.Cut(ts.ReadFile("stdout"), "\n")
+	if line == "" {
+		ts.Check(errors.New("the command wrote nothing"))
+	}
+	ts.Setenv(args[0], line)
+}
