@@ -32,6 +32,8 @@ type Collected struct {
 	Waiting int    // unused files that wait for their second epoch
 	Deleted int    // files
 	Bytes   int64  // of the deleted files
+	// Rewritten packs were mostly unused; what is needed of them was copied.
+	Rewritten int
 }
 
 const (
@@ -172,17 +174,17 @@ func (s *Server) markImage(ctx context.Context, id flist.ID, live map[string]boo
 // mark lists the keys that names, tags, kept versions and pins need, and the
 // versions themselves. An image that a name needs and that can't be read ends
 // the collection: what it needs is not known.
-func (s *Server) mark(ctx context.Context) (live map[string]bool, images int, err error) {
+func (s *Server) mark(ctx context.Context) (live map[string]bool, ids map[flist.ID]string, err error) {
 	live = make(map[string]bool)
-	ids := make(map[flist.ID]string)
+	ids = make(map[flist.ID]string) // with the key that needs the image
 	for _, prefix := range []string{"f/", "g/"} {
 		for k, err := range s.store.List(ctx, prefix) {
 			if err != nil {
-				return nil, 0, err
+				return nil, nil, err
 			}
 			p, err := s.pointer(ctx, k)
 			if err != nil {
-				return nil, 0, err
+				return nil, nil, err
 			}
 			ids[p.ID] = k
 		}
@@ -190,11 +192,11 @@ func (s *Server) mark(ctx context.Context) (live map[string]bool, images int, er
 	history := make(map[string][]flist.Pointer) // OWNER/NAME → versions
 	for k, err := range s.store.List(ctx, "h/") {
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		p, err := s.pointer(ctx, k)
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		name := k[:strings.LastIndexByte(k, '/')]
 		history[name] = append(history[name], p)
@@ -213,7 +215,7 @@ func (s *Server) mark(ctx context.Context) (live map[string]bool, images int, er
 	}
 	for k, err := range s.store.List(ctx, pinDir) {
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		if id, err := block.ParseName(k[len(pinDir):]); err == nil {
 			ids[id] = k
@@ -221,10 +223,10 @@ func (s *Server) mark(ctx context.Context) (live map[string]bool, images int, er
 	}
 	for id, why := range ids {
 		if err := s.markImage(ctx, id, live); err != nil {
-			return nil, 0, fault.Errorf(fault.Of(err), "collect: %s needs image %v, which can't be read; repair or remove it: %w", why, id, err)
+			return nil, nil, fault.Errorf(fault.Of(err), "collect: %s needs image %v, which can't be read; repair or remove it: %w", why, id, err)
 		}
 	}
-	return live, len(ids), nil
+	return live, ids, nil
 }
 
 // pointer reads the pointer at a key of the store.
@@ -248,11 +250,18 @@ func (s *Server) Collect(ctx context.Context) (Collected, error) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
 	var c Collected
-	live, images, err := s.mark(ctx)
+	_, ids, err := s.mark(ctx)
 	if err != nil {
 		return c, err
 	}
-	c.Images = images
+	if c.Rewritten, err = s.rewrite(ctx, ids); err != nil {
+		return c, fault.Errorf(fault.Of(err), "collect: %w", err)
+	}
+	live, ids, err := s.mark(ctx) // what was rewritten needs other packs now
+	if err != nil {
+		return c, err
+	}
+	c.Images = len(ids)
 	due, err := s.sweep(ctx, live)
 	if err != nil {
 		return c, err
@@ -264,7 +273,7 @@ func (s *Server) Collect(ctx context.Context) (Collected, error) {
 	if err != nil {
 		return c, err
 	}
-	s.log.InfoContext(ctx, "collected unused files", "epoch", c.Epoch, "images", c.Images, "waiting", c.Waiting, "deleted", c.Deleted, "bytes", c.Bytes)
+	s.log.InfoContext(ctx, "collected unused files", "epoch", c.Epoch, "images", c.Images, "waiting", c.Waiting, "rewritten", c.Rewritten, "deleted", c.Deleted, "bytes", c.Bytes)
 	return c, nil
 }
 

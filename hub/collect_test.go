@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,6 +115,65 @@ func verifyStore(t testing.TB, b block.Bucket, id flist.ID) {
 	rep, err := flist.Verify(t.Context(), block.NewMirrors(nil, block.Source{Name: "store", Bucket: b}), id, flist.VerifyOptions{Deep: true})
 	if err != nil || len(rep.Problems) > 0 || rep.Checked != rep.Chunks {
 		t.Errorf("image %v in the store: %+v, %v", id, rep, err)
+	}
+}
+
+// TestCollectRewritesSparsePacks: an image that needs a quarter of the pack of
+// an older one gets a pack of its own, and keeps its id.
+func TestCollectRewritesSparsePacks(t *testing.T) {
+	for name, dom := range map[string]block.Domain{"public": {}, "private": block.NewDomain([32]byte{8})} {
+		t.Run(name, func(t *testing.T) {
+			alice := key(1)
+			f := start(t, hub.Config{Keep: hub.Keep{Versions: 1}}, line(alice, "alice", "10MiB"))
+			src := block.OpenDir(t.TempDir())
+			big := image(t, src, 1, 16, flist.BuildOptions{Domain: dom})
+			small := image(t, src, 1, 3, flist.BuildOptions{Domain: dom, Bases: []flist.ID{big}})
+			f.push(t, src, big, client.PushOptions{Key: alice, Name: "web", Domain: dom})
+			f.push(t, src, small, client.PushOptions{Key: alice, Name: "web", Domain: dom})
+			packBytes := func() (n int64) {
+				for k := range f.store.List(t.Context(), "p/") {
+					size, err := f.store.Stat(t.Context(), k)
+					if err != nil {
+						t.Fatal(err)
+					}
+					n += size
+				}
+				return n
+			}
+			before := packBytes()
+			check := func() {
+				t.Helper()
+				rep, err := flist.Verify(t.Context(), block.NewMirrors(nil, block.Source{Name: "store", Bucket: f.store}), small, flist.VerifyOptions{Deep: true, Domain: dom})
+				if err != nil || len(rep.Problems) > 0 || rep.Checked != rep.Chunks {
+					t.Errorf("the image after a collection: %+v, %v", rep, err)
+				}
+			}
+			if c := collect(t, f, 1); c.Rewritten != 1 {
+				t.Errorf("Collect = %+v, want one pack rewritten", c)
+			}
+			check()
+			if c := collect(t, f, 1); c.Rewritten != 0 {
+				t.Errorf("the second Collect = %+v, want nothing rewritten again", c)
+			}
+			collect(t, f, 2)
+			check()
+			if after := packBytes(); after*3 > before {
+				t.Errorf("packs have %d bytes after the collection and had %d, want a quarter", after, before)
+			}
+			var accounts int
+			for k := range f.store.List(t.Context(), "a/") {
+				if strings.Contains(k, "/p.") {
+					accounts++
+				}
+			}
+			if accounts != 1 {
+				t.Errorf("%d packs are accounted, want the rewritten one", accounts)
+			}
+			// The same image can still be pushed, and the big one again.
+			f.push(t, src, big, client.PushOptions{Key: alice, Name: "big", Domain: dom})
+			f.push(t, src, small, client.PushOptions{Key: alice, Name: "again", Domain: dom})
+			check()
+		})
 	}
 }
 

@@ -96,7 +96,7 @@ func (x *index) load(ctx context.Context) error {
 func (x *index) dir(ctx context.Context, pack block.Name) (*packDir, error) {
 	x.mu.Lock()
 	d := x.dirs[pack]
-	if d != nil {
+	if d != nil && x.order[len(x.order)-1] != pack {
 		if i := slices.Index(x.order, pack); i >= 0 {
 			x.order = append(slices.Delete(x.order, i, i+1), pack)
 		}
