@@ -6,7 +6,7 @@ import (
 	"io"
 	"slices"
 
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 
 	"zos.internal/block"
 	"zos.internal/flist/chunkmap"
@@ -296,7 +296,7 @@ func (l *layout) large(n *tree.Node) (executables.Entry, bool, error) {
 			return none, false, shrunk(err, n.Size)
 		}
 		if pos == 0 && candidate(part) {
-			whole = blake3.New(32, nil)
+			whole = blake3.New()
 		}
 		if whole != nil {
 			whole.Write(part)
@@ -379,7 +379,7 @@ func shrunk(err error, size int64) error {
 }
 
 func (l *layout) listName(extents []chunkmap.Extent, base int64) block.Name {
-	h := blake3.New(32, nil)
+	h := blake3.New()
 	var rec [20]byte
 	for _, e := range extents {
 		le64(rec[:], e.Off-uint64(base))

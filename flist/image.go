@@ -174,3 +174,8 @@ func (r deviceReader) ReadAt(p []byte, off int64) (int, error) {
 	}
 	return len(p), nil
 }
+
+// View is the chunk map as flist/fetch reads it.
+func (img *Image) View() (*chunkmap.View, error) {
+	return chunkmap.NewView(img.MapBytes, uint64(img.DeviceSize()))
+}

@@ -19,7 +19,7 @@ import (
 	"html/template"
 	"net/http"
 
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 
 	"encoding/hex"
 )

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"io"
 
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 
 	"zos.internal/internal/fault"
 )
@@ -32,7 +32,7 @@ func File(path string, r io.ReaderAt, size int64) (e Entry, ok bool, err error) 
 	if err != nil || !ok {
 		return Entry{}, false, err
 	}
-	h := blake3.New(32, nil)
+	h := blake3.New()
 	n, err := io.Copy(h, io.NewSectionReader(r, 0, size))
 	if err != nil {
 		return Entry{}, false, fault.Errorf(fault.Unavailable, "read %q: %w", path, err)

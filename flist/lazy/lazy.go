@@ -29,6 +29,7 @@ import (
 	"zos.internal/block/cache"
 	"zos.internal/flist"
 	"zos.internal/flist/chunkmap"
+	"zos.internal/flist/dataserver"
 	"zos.internal/flist/fetch"
 	"zos.internal/internal/atomicfile"
 	"zos.internal/internal/fault"
@@ -307,4 +308,13 @@ func Sources(places []string, onEvent func(block.Event)) (*block.Mirrors, error)
 		out = append(out, block.Source{Name: p, Bucket: block.OpenDir(p)})
 	}
 	return block.NewMirrors(onEvent, out...), nil
+}
+
+// Slot is Open as a data server calls it.
+func (o *Opener) Slot(s dataserver.Slot) (dataserver.Reader, error) {
+	var spec Spec
+	if err := json.Unmarshal(s.Spec, &spec); err != nil {
+		return nil, fault.Errorf(fault.Invalid, "open image %s: %w", s.Name, err)
+	}
+	return o.Open(spec)
 }

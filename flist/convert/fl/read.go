@@ -8,7 +8,7 @@ import (
 	"io"
 	"os"
 
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 
 	"zos.internal/flist/config"
 	"zos.internal/flist/convert"
@@ -171,7 +171,7 @@ func source(file string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	h := blake3.New(32, nil)
+	h := blake3.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err
 	}
