@@ -3,16 +3,9 @@ package dataserver
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"zos.internal/internal/fault"
 )
@@ -26,18 +19,6 @@ type Client struct {
 	Start []string
 	// Env is added to the environment of Start.
 	Env []string
-}
-
-// ReadyFD is the descriptor on which a keeper that a Client started says that
-// it is ready; see Ready.
-const ReadyFD = 3
-
-// Ready tells the Client that started this process that the keeper works:
-// the value for KeepConfig.Ready in the command of Client.Start.
-func Ready() {
-	f := os.NewFile(ReadyFD, "ready")
-	io.WriteString(f, "ready\n")
-	f.Close()
 }
 
 func (c Client) call(ctx context.Context, m message) (message, error) {
@@ -145,44 +126,5 @@ func (c Client) ensure(ctx context.Context) error {
 	if c.Ping(ctx) == nil {
 		return nil
 	}
-	return c.start(ctx)
-}
-
-func (c Client) start(ctx context.Context) error {
-	logPath := filepath.Join(c.RunDir, logName)
-	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fault.Errorf(fault.Of(err), "open the keeper's log: %w", err)
-	}
-	defer log.Close()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return fault.Errorf(fault.Internal, "make a pipe: %w", err)
-	}
-	defer r.Close()
-	cmd := exec.Command(c.Start[0], c.Start[1:]...)
-	cmd.Env = append(os.Environ(), c.Env...)
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		return fault.Errorf(fault.Of(err), "start the keeper %q: %w", cmd.Path, err)
-	}
-	go cmd.Wait() // if this program outlives it; else init does it
-	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	said, err := io.ReadAll(io.LimitReader(r, 64))
-	if strings.HasPrefix(string(said), "ready") {
-		return nil
-	}
-	if ctx.Err() != nil {
-		unix.Kill(cmd.Process.Pid, unix.SIGTERM)
-		return fault.Errorf(fault.Unavailable, "start the keeper: it did not get ready: %w", ctx.Err())
-	}
-	text, _ := os.ReadFile(logPath)
-	text = text[max(0, len(text)-1000):]
-	return fault.Errorf(fault.Unavailable, "start the keeper %q: it ended at once: %s", cmd.Path, strings.TrimSpace(string(text)))
+	return Background(ctx, c.Start, c.Env, filepath.Join(c.RunDir, logName), nil)
 }

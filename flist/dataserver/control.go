@@ -14,7 +14,7 @@ import (
 
 // removeWait is how long a removal waits for the kernel to close its handles:
 // it does so a moment after the last unmount.
-const removeWait = 5 * time.Second
+const removeWait = time.Second
 
 // accept serves clients until the listener closes.
 func (k *keeper) accept(ctx context.Context) {

@@ -52,7 +52,7 @@ type KeepConfig struct {
 // gone and the data server has ended. A second keeper of one run directory is
 // refused as Conflict.
 func Keep(ctx context.Context, cfg KeepConfig) error {
-	k := &keeper{cfg: cfg, ended: make(chan struct{}), slots: make(map[string]*slotState), acks: make(map[uint64]chan error), next: rootNode + 1}
+	k := &keeper{cfg: cfg, ended: make(chan struct{}), up: make(chan struct{}), slots: make(map[string]*slotState), acks: make(map[uint64]chan error), next: rootNode + 1}
 	if k.cfg.Log == nil {
 		k.cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -98,6 +98,8 @@ type keeper struct {
 	statWait []chan Stats
 	ending   bool
 	ended    chan struct{} // closed when the keeper shall end
+	up       chan struct{} // closed when the first data server is ready
+	isUp     bool
 
 	clients sync.WaitGroup
 }
@@ -275,6 +277,11 @@ func (k *keeper) run(ctx context.Context) error {
 		defer cancel()
 		failed = k.supervise(ctx)
 	}()
+	select {
+	case <-k.up:
+	case <-supervised: // it doesn't start
+		return failed
+	}
 	k.clients.Go(func() { k.accept(ctx) })
 	linger := time.AfterFunc(k.cfg.Linger, k.endIfUnused)
 	defer linger.Stop()

@@ -33,6 +33,7 @@ const (
 	opBatchForget = 42
 
 	flagAsyncRead    = 1 << 0
+	flagAsyncDIO     = 1 << 15 // without it the kernel has one read of a file under way
 	flagParallelDirs = 1 << 18
 	flagMaxPages     = 1 << 22
 	flagInitExt      = 1 << 30
@@ -145,7 +146,7 @@ func parseInit(body []byte) (Params, error) {
 
 // initOut is the answer to INIT: fuse_init_out, 64 bytes.
 func initOut(p Params) []byte {
-	flags := uint64(flagAsyncRead | flagParallelDirs | flagMaxPages)
+	flags := uint64(flagAsyncRead | flagAsyncDIO | flagParallelDirs | flagMaxPages)
 	if p.Resend {
 		flags |= flagInitExt | flagHasResend
 	}

@@ -32,6 +32,10 @@ func (k *keeper) supervise(ctx context.Context) error {
 			return ctx.Err()
 		}
 		k.mu.Lock()
+		if !k.isUp {
+			k.mu.Unlock()
+			return fault.Errorf(fault.Unavailable, "start the data server %q: it ended before it was ready: %w", k.cfg.Cmd, err)
+		}
 		told := k.stopping
 		k.stopping = false
 		k.restarts++
@@ -168,6 +172,11 @@ func (k *keeper) listenTo(c *conn) {
 		}
 		k.mu.Lock()
 		switch m.Op {
+		case "ready":
+			if !k.isUp {
+				k.isUp = true
+				close(k.up)
+			}
 		case "open":
 			if s := k.byNum(m.Num); s != nil {
 				s.handles[m.Handle] = true

@@ -299,7 +299,13 @@ func (h Host) erofsBase(ctx context.Context, mode Mode, r *Request, base string)
 			c.Remove(context.WithoutCancel(ctx), r.ID)
 		}
 	}()
-	meta, err := h.writeMeta(ctx, r)
+	// One at a time, so that the ramfs stays until the mount has its file open.
+	unlock, err := h.lockImage(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	meta, err := h.writeMeta(r)
 	if err != nil {
 		return err
 	}
@@ -319,16 +325,11 @@ func (h Host) erofsBase(ctx context.Context, mode Mode, r *Request, base string)
 
 // writeMeta puts the metadata where the kernel can mount it from: a private
 // ramfs (EROFS mounts nothing from tmpfs), else the run directory's disk.
-func (h Host) writeMeta(ctx context.Context, r *Request) (string, error) {
+func (h Host) writeMeta(r *Request) (string, error) {
 	dir := filepath.Join(h.RunDir, "meta")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fault.Errorf(fault.Of(err), "make %s: %w", dir, err)
 	}
-	unlock, err := h.lockImage(ctx, "") // one ramfs for all
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
 	mounts, err := readMounts()
 	if err != nil {
 		return "", err

@@ -148,8 +148,8 @@ func overlay(runDir, lower string, r *Request) error {
 	m, err := newMount("overlay", int(r.attrs()),
 		[2]string{"source", "zos:" + r.ID},
 		[2]string{"lowerdir", escapeColons(lower)},
-		[2]string{"upperdir", filepath.Join(upper, "upper")},
-		[2]string{"workdir", filepath.Join(upper, "work")})
+		[2]string{"upperdir", escapeColons(filepath.Join(upper, "upper"))},
+		[2]string{"workdir", escapeColons(filepath.Join(upper, "work"))})
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,8 @@ func copyRootAttributes(from, to string) error {
 	return nil
 }
 
-// escapeColons: a colon separates lower directories.
+// escapeColons: overlayfs takes a colon for a separator and a backslash for
+// the mark before one.
 func escapeColons(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(path)
 }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -133,9 +134,9 @@ func (h Host) dropMeta(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	if bases, _ := mounts.images(h.RunDir); len(bases) == 0 {
-		// Busy while another mount writes its metadata: then it stays.
-		unix.Unmount(filepath.Join(h.RunDir, "meta"), 0)
+	if bases, _ := mounts.images(h.RunDir); len(bases) == 0 && mounts.at(filepath.Join(h.RunDir, "meta")) != nil {
+		// A container may still hold an image of it: its memory goes with that.
+		unix.Unmount(filepath.Join(h.RunDir, "meta"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
 }
 
@@ -157,12 +158,10 @@ func (h Host) Clean(ctx context.Context) ([]string, error) {
 		any = any || dead(b)
 	}
 	data := filepath.Join(h.RunDir, "data")
-	if !any && mounts.at(data) == nil || h.client().Ping(ctx) == nil {
+	if !any && mounts.at(data) == nil {
 		return nil, nil
 	}
-	// No answer may also mean that a keeper starts or ends: it holds its lock.
-	free, err := lockFree(filepath.Join(h.RunDir, "keeper.lock"))
-	if err != nil || !free {
+	if dead, err := h.keeperDead(ctx); err != nil || !dead {
 		return nil, err
 	}
 	// The connection goes first: then nothing can wait for an answer.
@@ -180,8 +179,33 @@ func (h Host) Clean(ctx context.Context) ([]string, error) {
 			os.Remove(h.base(id))
 		}
 	}
+	h.dropMeta(ctx)
 	h.log().Warn("mounts of a killed data server were taken away; mount the images again", "targets", gone)
 	return gone, nil
+}
+
+// keeperDead reports that no keeper works. One that starts or ends answers
+// nobody but holds its lock: that is waited for.
+func (h Host) keeperDead(ctx context.Context) (bool, error) {
+	path := filepath.Join(h.RunDir, "keeper.lock")
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if h.client().Ping(ctx) == nil {
+			return false, nil
+		}
+		free, err := lockFree(path)
+		if err != nil || free {
+			return free, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, fault.Errorf(fault.Unavailable, "ask the keeper in %s: it lives (%s is locked) but does not answer; end it, or try again", h.RunDir, path)
+		case <-tick.C:
+		}
+	}
 }
 
 // lockFree reports whether nobody holds the lock of a file.

@@ -1,19 +1,28 @@
 package mounttest
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"zos.internal/flist/dataserver"
 	"zos.internal/flist/tree"
 )
 
@@ -26,7 +35,8 @@ type LoadResult struct {
 	First  string `json:"first,omitempty"`
 }
 
-// Sums are the hashes of the non-empty files of a tree by path.
+// Sums are the hashes of the non-empty files of a tree by the hexadecimal form
+// of the path, since names need not be text.
 func Sums(root *tree.Node) map[string]string {
 	out := make(map[string]string)
 	for path, n := range root.Walk() {
@@ -36,7 +46,7 @@ func Sums(root *tree.Node) map[string]string {
 				panic(err) // samples are in memory
 			}
 			h := sha256.Sum256(b)
-			out[path] = hex.EncodeToString(h[:])
+			out[hex.EncodeToString([]byte(path))] = hex.EncodeToString(h[:])
 		}
 	}
 	return out
@@ -48,6 +58,7 @@ func Sums(root *tree.Node) map[string]string {
 // dropped before it is read, so that the data server is asked.
 func Load(dir string, want map[string]string, readers int, stop <-chan struct{}) LoadResult {
 	paths := slices.Sorted(maps.Keys(want))
+	rand.New(rand.NewPCG(1, 2)).Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
 	var mu sync.Mutex
 	var total LoadResult
 	var wg sync.WaitGroup
@@ -59,9 +70,13 @@ func Load(dir string, want map[string]string, readers int, stop <-chan struct{})
 					return
 				default:
 				}
-				path := paths[i%len(paths)]
+				key := paths[i%len(paths)]
 				useMap := i/len(paths)%2 == r%2
-				n, err := readOnce(filepath.Join(dir, path), want[path], useMap)
+				path, err := hex.DecodeString(key)
+				var n int64
+				if err == nil {
+					n, err = readOnce(filepath.Join(dir, string(path)), want[key], useMap)
+				}
 				mu.Lock()
 				total.Files++
 				total.Bytes += n
@@ -111,4 +126,86 @@ func readOnce(path, want string, useMap bool) (int64, error) {
 		return n, fmt.Errorf("wrong content: %s instead of %s", got, want)
 	}
 	return n, nil
+}
+
+// Reader is a process that reads an image under load. A failed mapped read
+// would kill it.
+type Reader struct {
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	out   *bufio.Reader
+}
+
+// StartReader starts this program as the reader of the image at target. sums
+// is a file that it may write. attr may be nil.
+func StartReader(img *Image, sums, target string, attr *syscall.SysProcAttr) (*Reader, error) {
+	b, err := json.Marshal(Sums(img.Root))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(sums, b, 0o600); err != nil {
+		return nil, err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(exe, "load", sums, target)
+	cmd.Env = append(os.Environ(), RoleVar+"=1")
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = attr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	r := &Reader{cmd, stdin, bufio.NewReader(stdout)}
+	if _, err := r.out.ReadString('\n'); err != nil {
+		return nil, errors.Join(fmt.Errorf("the reader did not start: %w", err), r.Kill())
+	}
+	return r, nil
+}
+
+// Stop ends the process and returns what it saw; a SIGBUS is an error.
+func (r *Reader) Stop() (LoadResult, error) {
+	var res LoadResult
+	r.stdin.Close()
+	derr := json.NewDecoder(r.out).Decode(&res)
+	if err := r.cmd.Wait(); err != nil {
+		return res, fmt.Errorf("the reader died: %w", err)
+	}
+	return res, derr
+}
+
+// Kill ends the process at once.
+func (r *Reader) Kill() error {
+	return errors.Join(r.cmd.Process.Kill(), r.cmd.Wait())
+}
+
+// Await asks the keeper for its status until it is as wanted.
+func Await(ctx context.Context, runDir string, ok func(dataserver.Status) bool) (dataserver.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(200 * time.Microsecond)
+	defer tick.Stop()
+	for {
+		st, err := dataserver.Client{RunDir: runDir}.Stat(ctx)
+		if err != nil {
+			return st, err
+		}
+		if ok(st) {
+			return st, nil
+		}
+		select {
+		case <-ctx.Done():
+			return st, fmt.Errorf("the data server did not get there: %+v", st)
+		case <-tick.C:
+		}
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"zos.internal/flist/dataserver"
@@ -65,6 +64,8 @@ func play(ctx context.Context, args []string, opt dataserver.Options) error {
 		return dataserver.Keep(ctx, dataserver.KeepConfig{RunDir: args[1], Cmd: []string{exe, "server"}, Log: opt.Log, Ready: dataserver.Ready})
 	case "server":
 		return dataserver.Child(ctx, OpenFile, opt)
+	case "tree":
+		return mount.ServeTree(ctx, os.Stdin, dataserver.Ready, OpenFile, opt)
 	case "load":
 		return load(args[1], args[2])
 	}
@@ -88,13 +89,4 @@ func load(meta, dir string) error {
 	}()
 	fmt.Println("started")
 	return json.NewEncoder(os.Stdout).Encode(Load(dir, want, 8, stop))
-}
-
-// WriteSums writes what the part "load" needs to know about a tree.
-func WriteSums(path string, img *Image) error {
-	b, err := json.Marshal(Sums(img.Root))
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Clean(path), b, 0o600)
 }

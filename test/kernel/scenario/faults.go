@@ -93,27 +93,27 @@ func (r *run) killed(ctx context.Context, mode mount.Mode) (string, error) {
 	}
 	defer done()
 	c := dataserver.Client{RunDir: r.host.RunDir}
-	p, err := r.startReader(target)
+	p, err := mounttest.StartReader(r.img, filepath.Join(r.dir, "sums.json"), target, nil)
 	if err != nil {
 		return "", err
 	}
 	var inflight, resent int64
 	var gaps []string
 	for range 5 {
-		st, err := r.await(ctx, func(st dataserver.Status) bool {
+		st, err := mounttest.Await(ctx, r.host.RunDir, func(st dataserver.Status) bool {
 			return st.ServerPid != 0 && st.Stats.Inflight > 0 && st.Stats.Reads > 20
 		})
 		if err != nil {
-			return "", errors.Join(err, p.cmd.Process.Kill(), p.cmd.Wait())
+			return "", errors.Join(err, p.Kill())
 		}
 		inflight += st.Stats.Inflight
 		t0 := clock.System{}.Now()
 		if err := unix.Kill(st.ServerPid, unix.SIGKILL); err != nil {
 			return "", err
 		}
-		next, err := r.await(ctx, func(n dataserver.Status) bool { return n.Restarts > st.Restarts && n.Stats.Reads > 0 })
+		next, err := mounttest.Await(ctx, r.host.RunDir, func(n dataserver.Status) bool { return n.Restarts > st.Restarts && n.Stats.Reads > 0 })
 		if err != nil {
-			return "", errors.Join(err, p.cmd.Process.Kill(), p.cmd.Wait())
+			return "", errors.Join(err, p.Kill())
 		}
 		gaps = append(gaps, clock.Since(clock.System{}, t0).Round(100*time.Microsecond).String())
 		resent += next.Stats.Resent
@@ -121,10 +121,10 @@ func (r *run) killed(ctx context.Context, mode mount.Mode) (string, error) {
 	if err := c.Upgrade(ctx, nil); err != nil {
 		return "", err
 	}
-	if _, err := r.await(ctx, func(n dataserver.Status) bool { return n.Restarts >= 6 && n.Stats.Reads > 150 }); err != nil {
+	if _, err := mounttest.Await(ctx, r.host.RunDir, func(n dataserver.Status) bool { return n.Restarts >= 6 && n.Stats.Reads > 150 }); err != nil {
 		return "", err
 	}
-	res, err := p.stop()
+	res, err := p.Stop()
 	if err != nil {
 		return "", err
 	}
@@ -133,28 +133,6 @@ func (r *run) killed(ctx context.Context, mode mount.Mode) (string, error) {
 		return figure, errors.New(res.First)
 	}
 	return figure, done()
-}
-
-// await asks for the status until it is as wanted.
-func (r *run) await(ctx context.Context, ok func(dataserver.Status) bool) (dataserver.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
-	defer cancel()
-	tick := time.NewTicker(200 * time.Microsecond)
-	defer tick.Stop()
-	for {
-		st, err := dataserver.Client{RunDir: r.host.RunDir}.Stat(ctx)
-		if err != nil {
-			return st, err
-		}
-		if ok(st) {
-			return st, nil
-		}
-		select {
-		case <-ctx.Done():
-			return st, fmt.Errorf("the data server did not get there: %+v", st.Stats)
-		case <-tick.C:
-		}
-	}
 }
 
 // hanging has a source that never answers beside one that does.

@@ -10,13 +10,10 @@
 package scenario
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -232,7 +229,7 @@ func isErrno(err error, want unix.Errno) bool {
 	return false
 }
 
-// sample is a small image of its own, for steps that break it.
+// small is a little image of its own, for steps that break it.
 func small(seed uint64) (*mounttest.Image, error) {
 	root := tree.NewDir(0o755)
 	if err := root.Insert("first", mounttest.File(seed, 64<<10)); err != nil {
@@ -242,50 +239,4 @@ func small(seed uint64) (*mounttest.Image, error) {
 		return nil, err
 	}
 	return mounttest.Pack(root)
-}
-
-// reader is the process that reads under load.
-type reader struct {
-	cmd   *exec.Cmd
-	stdin io.WriteCloser
-	out   *bufio.Reader
-}
-
-func (r *run) startReader(target string) (*reader, error) {
-	sums := filepath.Join(r.dir, "sums.json")
-	if err := mounttest.WriteSums(sums, r.img); err != nil {
-		return nil, err
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(exe, "load", sums, target)
-	cmd.Env = append(os.Environ(), mounttest.RoleVar+"=1")
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	p := &reader{cmd, stdin, bufio.NewReader(stdout)}
-	_, err = p.out.ReadString('\n') // it has started
-	return p, err
-}
-
-// stop ends the process and returns what it saw; a SIGBUS is an error.
-func (p *reader) stop() (mounttest.LoadResult, error) {
-	var res mounttest.LoadResult
-	p.stdin.Close()
-	derr := json.NewDecoder(p.out).Decode(&res)
-	if err := p.cmd.Wait(); err != nil {
-		return res, fmt.Errorf("the reader died: %w", err)
-	}
-	return res, derr
 }
