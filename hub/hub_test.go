@@ -23,7 +23,7 @@ import (
 	"zos.internal/hub/client"
 	"zos.internal/hub/protocol"
 	"zos.internal/identity"
-	"zos.internal/internal/canon"
+	"zos.internal/internal/clock"
 	"zos.internal/internal/fault"
 )
 
@@ -70,7 +70,7 @@ func (m *movable) Now() time.Time { return m.t }
 
 func start(t testing.TB, cfg hub.Config, publishers string) *fixture {
 	t.Helper()
-	f := &fixture{store: cfg.Store, clock: &movable{time.Now().Truncate(time.Second)}}
+	f := &fixture{store: cfg.Store, clock: &movable{clock.System{}.Now().Truncate(time.Second)}}
 	if f.store == nil {
 		f.store = block.OpenDir(t.TempDir())
 	}
@@ -221,84 +221,6 @@ func TestUploadSignature(t *testing.T) {
 	}
 }
 
-func TestPublishersFileIsReadAgain(t *testing.T) {
-	alice, bob := key(1), key(2)
-	f := start(t, hub.Config{}, line(alice, "alice", "1MiB"))
-	k, body := anObject(t, "hello")
-	if status, _ := f.upload(t, bob, k, body, nil); status != 403 {
-		t.Fatalf("PUT by a stranger = %d, want 403", status)
-	}
-	write := func(text string, n int) {
-		t.Helper()
-		if err := os.WriteFile(f.pubs, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		// The file systems of tests may have coarse times.
-		when := f.clock.t.Add(time.Duration(n) * time.Minute)
-		if err := os.Chtimes(f.pubs, when, when); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(line(bob, "bob", "1MiB"), 1)
-	if status, p := f.upload(t, bob, k, body, nil); status != 201 {
-		t.Errorf("PUT by a publisher who was added = %d %s, want 201", status, p.Detail)
-	}
-	write("nonsense\n", 2)
-	if status, p := f.upload(t, bob, k, body, nil); status != 201 {
-		t.Errorf("PUT while the file is broken = %d %s, want the list from before", status, p.Detail)
-	}
-	if status, _, body := get(t, f.url+"/api/health"); status != 503 || !strings.Contains(body, `"publishers":"invalid"`) {
-		t.Errorf("health with a broken publishers file = %d %s, want 503", status, body)
-	}
-	if _, err := hub.New(t.Context(), hub.Config{Store: f.store, Publishers: f.pubs}); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "line 1") {
-		t.Errorf("New with a broken publishers file = %v, want invalid, naming the line", err)
-	}
-}
-
-func TestParsePublishers(t *testing.T) {
-	a := key(1).Public().Address().String()
-	ps, err := hub.ParsePublishers("# comment\n\n" + a + " alice 5MiB # note\n")
-	if err != nil || len(ps) != 1 || ps[0].Alias != "alice" || ps[0].Quota != 5<<20 {
-		t.Errorf("ParsePublishers = %+v, %v", ps, err)
-	}
-	for _, bad := range []string{
-		a, a + " alice", a + " alice 5 MiB", a + " Alice 5MiB", a + " alice -1", a + " alice 9999999TiB", a + " alice 5MB", "zos1 alice 5MiB",
-		a + " alice 5MiB\n" + a + " bob 5MiB", a + " alice 5MiB\n" + key(2).Public().Address().String() + " alice 1KiB",
-	} {
-		if ps, err := hub.ParsePublishers(bad); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "line ") {
-			t.Errorf("ParsePublishers(%q) = %+v, %v, want invalid with the line", bad, ps, err)
-		}
-	}
-}
-
-func TestQuota(t *testing.T) {
-	alice := key(1)
-	f := start(t, hub.Config{}, line(alice, "alice", "200KiB"))
-	src := block.OpenDir(t.TempDir())
-	id := image(t, src, 1, 8, flist.BuildOptions{})
-	_, err := f.client(t).Push(t.Context(), src, id, client.PushOptions{Key: alice, Name: "big"})
-	if fault.Of(err) != fault.Exhausted || !strings.Contains(err.Error(), "204800") {
-		t.Fatalf("Push over the quota = %v, want exhausted with the numbers", err)
-	}
-	small := image(t, src, 2, 2, flist.BuildOptions{})
-	f.push(t, src, small, client.PushOptions{Key: alice, Name: "small"})
-	// The accounts survive a restart: what is stored still counts.
-	again, err := hub.New(t.Context(), hub.Config{Store: f.store, Publishers: f.pubs, Clock: f.clock})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewServer(again)
-	defer srv.Close()
-	c, err := client.New([]string{srv.URL}, client.Options{Clock: f.clock, Retry: block.Retry{Base: 1, Max: 1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	next := image(t, src, 3, 4, flist.BuildOptions{})
-	if _, err := c.Push(t.Context(), src, next, client.PushOptions{Key: alice, Name: "next"}); fault.Of(err) != fault.Exhausted {
-		t.Errorf("Push over the quota after a restart = %v, want exhausted", err)
-	}
-}
-
 func TestPointerNeverGoesBack(t *testing.T) {
 	alice, bob := key(1), key(2)
 	f := start(t, hub.Config{}, line(alice, "alice", "unlimited")+line(bob, "bob", "unlimited"))
@@ -411,165 +333,5 @@ func TestRootNeedsItsParts(t *testing.T) {
 	}
 	if status, p := f.upload(t, alice, flist.LocatorKey(id), b, nil); status != 400 {
 		t.Errorf("PUT of a wrong locator after the root = %d %s, want 400", status, p.Detail)
-	}
-}
-
-func TestHostileUploads(t *testing.T) {
-	alice := key(1)
-	f := start(t, hub.Config{MaxMetadata: 1 << 20}, line(alice, "alice", "unlimited"))
-	src := block.OpenDir(t.TempDir())
-	image(t, src, 1, 3, flist.BuildOptions{})
-	var pack []byte
-	for k, err := range src.List(t.Context(), "p/") {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if pack, err = src.Read(t.Context(), k, 0, 64<<20); err != nil {
-			t.Fatal(err)
-		}
-	}
-	flipped := bytes.Clone(pack)
-	flipped[100] ^= 1
-	bomb := strings.Repeat("\x00", 8<<20)
-	_, bombStored := anObject(t, bomb)
-	ref, ok := anObject(t, "fine")
-	for name, tt := range map[string]struct {
-		key  string
-		body []byte
-		want fault.Kind
-	}{
-		"pack under another name": {"p/" + block.Sum(nil).String(), pack, fault.Invalid},
-		"pack with a flipped bit": {"p/" + block.Sum(flipped).String(), flipped, fault.Invalid},
-		"pack cut off":            {"p/" + block.Sum(pack[:len(pack)-1]).String(), pack[:len(pack)-1], fault.Invalid},
-		"no pack":                 {"p/" + block.Sum([]byte("x")).String(), []byte("x"), fault.Invalid},
-		"bomb":                    {"o/" + block.Sum([]byte(bomb)).String(), bombStored, fault.Exhausted},
-		"object cut off":          {ref, ok[:len(ok)-2], fault.Invalid},
-		"root of garbage":         {"r/" + block.Sum([]byte("garbage")).String(), []byte("garbage"), fault.Invalid},
-		"locator of garbage":      {"l/" + block.Sum(nil).String(), []byte("garbage"), fault.Invalid},
-		"pointer of garbage":      {"f/" + alice.Public().Address().String() + "/x", []byte("garbage"), fault.Invalid},
-		"signatures of nothing":   {"s/" + block.Sum(nil).String(), []byte("garbage"), fault.Conflict},
-	} {
-		if status, p := f.upload(t, alice, tt.key, tt.body, nil); p.Kind != string(tt.want) {
-			t.Errorf("%s: PUT = %d %q (%s), want %q", name, status, p.Kind, p.Detail, tt.want)
-		}
-	}
-	for key := range f.store.List(t.Context(), "") {
-		t.Errorf("after refused uploads the store holds %q", key)
-	}
-	// A sealed object under a public name doesn't stay in the way.
-	if status, p := f.upload(t, alice, ref, []byte("this looks sealed and is junk"), nil); status != 201 {
-		t.Fatalf("PUT of a sealed object = %d %s", status, p.Detail)
-	}
-	if status, p := f.upload(t, alice, ref, ok, nil); status != 201 {
-		t.Fatalf("PUT of the right object = %d %s", status, p.Detail)
-	}
-	if got, err := f.store.Read(t.Context(), ref, 0, 1<<20); err != nil || !bytes.Equal(got, ok) {
-		t.Errorf("the object is %q, %v, want the one that was checked", got, err)
-	}
-	if status, _ := f.upload(t, alice, ref, []byte("this looks sealed and is junk"), nil); status != 201 && status != 200 {
-		t.Errorf("PUT of junk over an object = %d", status)
-	}
-	if got, err := f.store.Read(t.Context(), ref, 0, 1<<20); err != nil || !bytes.Equal(got, ok) {
-		t.Errorf("junk took the place of an object that was checked: %q, %v", got, err)
-	}
-}
-
-func TestSignaturesAreAdded(t *testing.T) {
-	alice, bob := key(1), key(2)
-	f := start(t, hub.Config{}, line(alice, "alice", "unlimited")+line(bob, "bob", "unlimited"))
-	src := block.OpenDir(t.TempDir())
-	id := image(t, src, 1, 1, flist.BuildOptions{})
-	f.push(t, src, id, client.PushOptions{Key: alice})
-	sign := func(k *identity.PrivateKey, claim string) []byte {
-		b, err := flist.SignImage(nil, id, []flist.Claim{{Name: "n", Value: claim}}, k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	put := func(by *identity.PrivateKey, b []byte) {
-		t.Helper()
-		if status, p := f.upload(t, by, flist.SignaturesKey(id), b, nil); status != 201 {
-			t.Fatalf("PUT signatures = %d %s", status, p.Detail)
-		}
-	}
-	put(alice, sign(alice, "one"))
-	put(bob, sign(bob, "two"))
-	put(bob, sign(alice, "zero")) // somebody else replays what alice once signed
-	put(bob, sign(bob, "three"))
-	b, err := f.store.Read(t.Context(), flist.SignaturesKey(id), 0, 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sts, err := flist.OpenSignatures(b, id)
-	if err != nil || len(sts) != 2 || sts[0].Claims[0].Value != "one" || sts[1].Claims[0].Value != "three" {
-		t.Errorf("statements = %+v, %v, want alice's first and bob's last", sts, err)
-	}
-}
-
-func TestChunkQueries(t *testing.T) {
-	alice := key(1)
-	f := start(t, hub.Config{}, line(alice, "alice", "unlimited"))
-	src := block.OpenDir(t.TempDir())
-	id := image(t, src, 1, 10, flist.BuildOptions{})
-	f.push(t, src, id, client.PushOptions{Key: alice, Name: "x"})
-	img, err := flist.Open(t.Context(), src, id, flist.OpenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	absent := block.Sum([]byte("absent"))
-	names := []block.Name{absent, img.Map.Chunks[0].Name, img.Map.Chunks[0].Name}
-	for _, c := range img.Map.Chunks {
-		names = append(names, c.Name)
-	}
-	got := map[block.Name]int{}
-	for c, err := range f.client(t).Chunks(block.Domain{}).Get(t.Context(), names) {
-		got[c.Name]++
-		if c.Name == absent {
-			if fault.Of(err) != fault.NotFound {
-				t.Errorf("absent chunk = %v, want not found", err)
-			}
-		} else if err != nil || block.Sum(c.Data) != c.Name {
-			t.Errorf("chunk %v = %v", c.Name, err)
-		}
-	}
-	for _, n := range names {
-		if got[n] != 1 {
-			t.Errorf("chunk %v was answered %d times, want once", n, got[n])
-		}
-	}
-	status, h, body := get(t, f.url+"/c/"+names[1].String())
-	rec, err := block.ReadRecord(strings.NewReader(body))
-	if status != 200 || err != nil || rec.Name != names[1] || !strings.Contains(h.Get("Cache-Control"), "immutable") {
-		t.Errorf("GET /c = %d %v %v", status, rec.Name, err)
-	}
-	post := func(path string, q any) (int, protocol.Problem, []byte) {
-		resp, err := http.Post(f.url+path, protocol.TypeCBOR, bytes.NewReader(canon.MustMarshal(q)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		var p protocol.Problem
-		if resp.StatusCode != 200 {
-			if err := json.Unmarshal(b, &p); err != nil {
-				t.Fatalf("POST %s = %d %q", path, resp.StatusCode, b)
-			}
-		}
-		return resp.StatusCode, p, b
-	}
-	_, _, b := post("/have", protocol.Query{Names: names[:2], Keys: []string{flist.RootKey(id), "r/" + absent.String(), "../etc/passwd", "a/x"}})
-	if bits, err := protocol.ParseBitmap(b, 6); err != nil || fmt.Sprint(bits) != "[false true true false false false]" {
-		t.Errorf("/have = %v, %v", bits, err)
-	}
-	for path, q := range map[string]any{"/have": protocol.Query{}, "/batch": protocol.Query{Names: make([]block.Name, protocol.MaxBatch+1)}} {
-		if status, p, _ := post(path, q); status != fault.Exhausted.HTTPStatus() {
-			t.Errorf("POST %s with too few or many = %d %s", path, status, p.Detail)
-		}
-	}
-	for _, path := range []string{"/have", "/batch", "/locate"} {
-		if status, p, _ := post(path, map[int]int{7: 7}); p.Kind != string(fault.Invalid) {
-			t.Errorf("POST %s with garbage = %d %s", path, status, p.Detail)
-		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"zos.internal/internal/fault"
@@ -15,6 +16,7 @@ import (
 const (
 	defaultListen = "127.0.0.1:8480"
 	maxHeader     = 16 << 10
+	maxConns      = 4096
 	graceful      = 20 * time.Second
 )
 
@@ -76,6 +78,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, tlsConfig *tls.Confi
 		defer close(collector)
 		s.collectEvery(ctx)
 	}()
+	l = newCapped(l, maxConns)
 	served := make(chan error, 1)
 	go func() {
 		if tlsConfig != nil {
@@ -119,4 +122,46 @@ func (s *Server) collectEvery(ctx context.Context) {
 			s.log.ErrorContext(ctx, "collection failed", "error", err)
 		}
 	}
+}
+
+// capped accepts no more than so many connections at a time; further ones wait
+// in the kernel's queue until one ends.
+type capped struct {
+	net.Listener
+	slots chan struct{}
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newCapped(l net.Listener, n int) *capped {
+	return &capped{Listener: l, slots: make(chan struct{}, n), done: make(chan struct{})}
+}
+
+func (c *capped) Accept() (net.Conn, error) {
+	select {
+	case c.slots <- struct{}{}:
+	case <-c.done:
+		return nil, net.ErrClosed
+	}
+	conn, err := c.Listener.Accept()
+	if err != nil {
+		<-c.slots
+		return nil, err
+	}
+	return &cappedConn{Conn: conn, free: sync.OnceFunc(func() { <-c.slots })}, nil
+}
+
+func (c *capped) Close() error {
+	c.once.Do(func() { close(c.done) })
+	return c.Listener.Close()
+}
+
+type cappedConn struct {
+	net.Conn
+	free func()
+}
+
+func (c *cappedConn) Close() error {
+	defer c.free()
+	return c.Conn.Close()
 }

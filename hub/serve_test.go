@@ -21,6 +21,7 @@ import (
 
 	"zos.internal/block"
 	"zos.internal/hub"
+	"zos.internal/internal/clock"
 	"zos.internal/internal/fault"
 )
 
@@ -106,7 +107,7 @@ func TestServeTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: clock.System{}.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	der, err := x509.CreateCertificate(rand.Reader, cert, cert, k.Public(), k)
 	if err != nil {
 		t.Fatal(err)
