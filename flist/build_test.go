@@ -305,3 +305,21 @@ func TestEveryFlippedByteIsFound(t *testing.T) {
 		t.Errorf("%d of %d flipped bytes were refused; more than a tenth can't be ignored bits", found, total)
 	}
 }
+
+// smallTree is what the corpus of released images holds.
+func smallTree() *tree.Node {
+	root := tree.NewDir(0o755)
+	for _, f := range []struct{ path, text string }{
+		{"etc/hostname", "zos\n"}, {"bin/run", "#!/bin/sh\nexec true\n"}, {"empty", ""},
+		{"big", strings.Repeat("0123456789abcdef", 10000) + strings.Repeat("\x00", 3<<16)},
+	} {
+		n := &tree.Node{Mode: tree.Regular | 0o644, Size: int64(len(f.text)), Content: tree.Bytes(f.text), Mtime: 1700000000, Nsec: 1}
+		if err := root.Insert(f.path, n); err != nil {
+			panic(err)
+		}
+	}
+	if err := root.Insert("link", &tree.Node{Mode: tree.Symlink | 0o777, Target: "etc/hostname", Size: 12}); err != nil {
+		panic(err)
+	}
+	return root
+}
