@@ -143,30 +143,61 @@ func TestPlacement(t *testing.T) {
 		in   []e
 		want string // paths in order
 	}{
-		"absolute name":               {[]e{reg("/etc/x", "1")}, "etc etc/x=1"},
-		"dots and slashes":            {[]e{reg("././/a//b", "1")}, "a a/b=1"},
-		"absolute link parent":        {[]e{dir("usr/lib"), sym("lib", "/usr/lib"), reg("lib/x", "1")}, "lib@ usr usr/lib usr/lib/x=1"},
-		"link parent stays inside":    {[]e{sym("up", "../../../.."), reg("up/etc/x", "1")}, "etc etc/x=1 up@"},
-		"link in a link":              {[]e{sym("a", "b/c"), sym("b", "d"), reg("a/x", "1")}, "a@ b@ d d/c d/c/x=1"},
-		"dangling parent":             {[]e{sym("lib", "usr/lib"), reg("lib/x", "1"), dir("usr")}, "lib@ usr usr/lib usr/lib/x=1"},
-		"last wins":                   {[]e{reg("a", "1"), reg("a", "2")}, "a=2"},
-		"directory over link":         {[]e{dir("b"), sym("a", "b"), dir("a"), reg("a/x", "1")}, "a a/x=1 b"},
-		"directory over directory":    {[]e{reg("a/x", "1"), dir("a")}, "a a/x=1"},
-		"file over directory":         {[]e{reg("a/x", "1"), reg("a", "2")}, "a=2"},
-		"link over directory, in use": {[]e{reg("a/x", "1"), dir("b"), sym("a", "b"), reg("a/y", "2")}, "a@ b b/y=2"},
-		"hard link":                   {[]e{reg("a", "1"), hard("b/c", "/a")}, "a=1 b b/c=1"},
-		"hard link to itself":         {[]e{reg("a", "1"), hard("a", "a")}, "a=1"},
-		"hard link keeps the old":     {[]e{reg("a", "1"), hard("b", "a"), reg("a", "2")}, "a=2 b=1"},
-		"hard link by link":           {[]e{reg("d/a", "1"), sym("l", "d"), hard("b", "l/a")}, "b=1 d d/a=1 l@"},
-		"hard link to a link":         {[]e{sym("a", "x"), hard("b", "a")}, "a@ b@"},
-		"whiteouts are plain names":   {[]e{reg("a", "1"), reg(".wh.a", "2")}, ".wh.a=2 a=1"},
-		"volume label":                {[]e{{typ: 'V', name: "backup"}, reg("a", "1")}, "a=1"},
+		"absolute name":                {[]e{reg("/etc/x", "1")}, "etc etc/x=1"},
+		"dots and slashes":             {[]e{reg("././/a//b", "1")}, "a a/b=1"},
+		"absolute link parent":         {[]e{dir("usr/lib"), sym("lib", "/usr/lib"), reg("lib/x", "1")}, "lib@ usr usr/lib usr/lib/x=1"},
+		"absolute link in a directory": {[]e{sym("a/l", "/b"), reg("a/l/x", "1")}, "a a/l@ b b/x=1"},
+		"relative link in a directory": {[]e{sym("a/l", "b/../c"), reg("a/l/x", "1")}, "a a/b a/c a/c/x=1 a/l@"},
+		"link parent stays inside":     {[]e{sym("up", "../../../.."), reg("up/etc/x", "1")}, "etc etc/x=1 up@"},
+		"link in a link":               {[]e{sym("a", "b/c"), sym("b", "d"), reg("a/x", "1")}, "a@ b@ d d/c d/c/x=1"},
+		"dangling parent":              {[]e{sym("lib", "usr/lib"), reg("lib/x", "1"), dir("usr")}, "lib@ usr usr/lib usr/lib/x=1"},
+		"last wins":                    {[]e{reg("a", "1"), reg("a", "2")}, "a=2"},
+		"directory over link":          {[]e{dir("b"), sym("a", "b"), dir("a"), reg("a/x", "1")}, "a a/x=1 b"},
+		"directory over directory":     {[]e{reg("a/x", "1"), dir("a")}, "a a/x=1"},
+		"file over directory":          {[]e{reg("a/x", "1"), reg("a", "2")}, "a=2"},
+		"link over directory, in use":  {[]e{reg("a/x", "1"), dir("b"), sym("a", "b"), reg("a/y", "2")}, "a@ b b/y=2"},
+		"hard link":                    {[]e{reg("a", "1"), hard("b/c", "/a")}, "a=1 b b/c=1"},
+		"hard link to itself":          {[]e{reg("a", "1"), hard("a", "a")}, "a=1"},
+		"hard link keeps the old":      {[]e{reg("a", "1"), hard("b", "a"), reg("a", "2")}, "a=2 b=1"},
+		"hard link by link":            {[]e{reg("d/a", "1"), sym("l", "d"), hard("b", "l/a")}, "b=1 d d/a=1 l@"},
+		"hard link to a link":          {[]e{sym("a", "x"), hard("b", "a")}, "a@ b@"},
+		"whiteouts are plain names":    {[]e{reg("a", "1"), reg(".wh.a", "2")}, ".wh.a=2 a=1"},
+		"volume label":                 {[]e{{typ: 'V', name: "backup"}, reg("a", "1")}, "a=1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := sketch(t, mustRead(t, archive(t, tt.in...))); got != tt.want {
 				t.Errorf("tree = %s, want %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// A content that lost its last name takes no disk; one that has another name
+// stays.
+func TestReplacedContents(t *testing.T) {
+	spool, err := convert.NewSpool(t.TempDir(), convert.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	big := strings.Repeat("0123456789abcdef", 64<<10) // 1 MiB
+	b := NewBuilder(spool, convert.Limits{})
+	for _, layer := range [][]e{
+		{{typ: tar.TypeReg, name: "once", content: big}, {typ: tar.TypeReg, name: "twice", content: big}, {typ: tar.TypeReg, name: "d/gone", content: big}},
+		{{typ: tar.TypeLink, name: "other", link: "twice"}, {typ: tar.TypeReg, name: "once", content: "new"}, {typ: tar.TypeReg, name: "d/.wh..wh..opq"}},
+		{{typ: tar.TypeReg, name: ".wh.twice"}},
+	} {
+		if err := b.Apply(t.Context(), bytes.NewReader(archive(t, layer...)), Layer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := b.Root().At("other"); n == nil || n.Size != 1<<20 {
+		t.Fatalf("other = %+v", n)
+	} else if got, err := n.ReadAll(1 << 20); err != nil || string(got) != big {
+		t.Errorf("the content of the name that is left changed: %v", err)
+	}
+	if _, disk := spool.Usage(); disk > 3<<19 {
+		t.Errorf("%d bytes on disk for one content of 1 MiB", disk)
 	}
 }
 
