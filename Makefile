@@ -15,11 +15,15 @@ run: setup-run build ## build a Debian image with nginx, serve, mount and run it
 test: setup build bin/versitygw check ## everything that this machine can run
 	$(GO) run ./test/summary -zos bin/zos
 
-check: ## form and static analysis, without tests
+check: bin/staticcheck ## form and static analysis, without tests
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "run gofmt -w on:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
+	bin/staticcheck ./...
 
-# Real servers that tests talk to, in a module of their own.
+# Programs that tests need, in a module of their own: a linter and a real S3 server.
+bin/staticcheck: test/tools/go.mod
+	cd test/tools && $(GO) build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+
 bin/versitygw: test/tools/go.mod
 	cd test/tools && $(GO) build -o ../../bin/versitygw github.com/versity/versitygw/cmd/versitygw
 
