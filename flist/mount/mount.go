@@ -297,6 +297,7 @@ func (h Host) erofsBase(ctx context.Context, mode Mode, r *Request, base string)
 	defer func() {
 		if err != nil {
 			c.Remove(context.WithoutCancel(ctx), r.ID)
+			h.dropMeta(context.WithoutCancel(ctx))
 		}
 	}()
 	// One at a time, so that the ramfs stays until the mount has its file open.
@@ -311,6 +312,7 @@ func (h Host) erofsBase(ctx context.Context, mode Mode, r *Request, base string)
 	}
 	defer os.Remove(meta) // the mount holds it open; its memory goes with the mount
 	data := dataserver.DataPath(h.RunDir, r.ID)
+	before, _ := filepath.Glob(erofsDevices)
 	if mode == Loop {
 		err = mountLoop(meta, data, base)
 	} else {
@@ -319,7 +321,7 @@ func (h Host) erofsBase(ctx context.Context, mode Mode, r *Request, base string)
 	if err != nil {
 		return fault.Errorf(fault.Of(err), "mount image %s: %w", r.ID, err)
 	}
-	raiseReadahead(base)
+	raiseReadahead(base, before)
 	return nil
 }
 

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -383,4 +385,63 @@ func TestConcurrentMounts(t *testing.T) {
 	for err := range errs {
 		t.Error(err)
 	}
+}
+
+// TestUser mounts without root.
+func TestUser(t *testing.T) {
+	b := newBench(t, 0)
+	if _, err := exec.LookPath("fusermount3"); err != nil {
+		t.Skip("a user without root needs fusermount3, of Debian's package fuse3")
+	}
+	_, data := b.image(t, mounttest.UserSample())
+	exe, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The user must reach the program, the data and a directory to work in.
+	dir := filepath.Join(b.dir, "user")
+	prog := filepath.Join(b.dir, "prog")
+	if err := errors.Join(os.WriteFile(prog, exe, 0o755), os.Chmod(data, 0o644), os.Mkdir(dir, 0o700), os.Chown(dir, 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
+	for d := b.dir; strings.HasPrefix(d, os.TempDir()+"/"); d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), prog, "private", "user", dir, data)
+	cmd.Env = append(os.Environ(), mounttest.RoleVar+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestSequentialRequests: reading ahead makes one request of a megabyte.
+func TestSequentialRequests(t *testing.T) {
+	if b, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !strings.Contains(string(b), " /sys rw") {
+		t.Skip("/sys is not writable: the kernel reads ahead 128 KiB only")
+	}
+	b := newBench(t, 0)
+	root := tree.NewDir(0o755)
+	const size = 64
+	if err := root.Insert("file", mounttest.File(1, size<<20)); err != nil {
+		t.Fatal(err)
+	}
+	img, data := b.image(t, root)
+	target := b.mount(t, mount.Request{Mode: mount.FuseFile}, img, mounttest.FileSpec{Path: data})
+	f, err := os.Open(filepath.Join(target, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if n, err := io.Copy(io.Discard, struct{ io.Reader }{f}); n != size<<20 || err != nil {
+		t.Fatalf("read %d bytes, %v", n, err)
+	}
+	st := b.await(t, func(dataserver.Status) bool { return true })
+	if st.Stats.Reads > size+8 || st.Stats.Bytes > size<<20+1<<20 {
+		t.Errorf("reading %d MiB made %d requests of %d bytes, want about one for each MiB and nothing twice", size, st.Stats.Reads, st.Stats.Bytes)
+	}
+	f.Close()
+	b.unmount(t, target)
 }

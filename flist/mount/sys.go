@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -181,16 +182,24 @@ func escapeColons(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(path)
 }
 
-// raiseReadahead lets the kernel read far ahead in the data: it costs one
-// request of the data server instead of many.
-func raiseReadahead(dir string) {
+// raiseReadahead lets the kernel read far ahead in the data of the EROFS at
+// dir: it costs one request of the data server instead of many. before are the
+// erofsDevices of before the mount. Where /sys is read-only it stays small.
+func raiseReadahead(dir string, before []string) {
+	now, _ := filepath.Glob(erofsDevices)
+	now = slices.DeleteFunc(now, func(dev string) bool { return slices.Contains(before, dev) })
 	var st unix.Stat_t
-	if unix.Stat(dir, &st) != nil {
-		return
+	if unix.Stat(dir, &st) == nil { // of a loop device
+		now = append(now, fmt.Sprintf("/sys/class/bdi/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
 	}
-	bdi := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
-	os.WriteFile(bdi, []byte("1024"), 0) // not there in a container: then it stays small
+	for _, dev := range now {
+		os.WriteFile(filepath.Join(dev, "read_ahead_kb"), []byte("1024"), 0)
+	}
 }
+
+// erofsDevices is where the kernel keeps the read-ahead of each EROFS from
+// files, under the name of the type and a counter.
+const erofsDevices = "/sys/class/bdi/erofs-*"
 
 func haveFilesystem(name string) error {
 	b, err := os.ReadFile("/proc/filesystems")

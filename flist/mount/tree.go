@@ -55,10 +55,11 @@ func (h Host) treeAt(ctx context.Context, r *Request, dir string) error {
 		return fault.Errorf(fault.Of(err), "make the run directory: %w", err)
 	}
 	in := io.MultiReader(bytes.NewReader(append(head, '\n')), bytes.NewReader(r.Meta))
-	if err := dataserver.Background(ctx, h.Tree, h.Env, h.base(r.ID)+".log", in); err != nil {
+	log := h.base(r.ID) + ".log"
+	defer os.Remove(log) // what it says later is for nobody
+	if err := dataserver.Background(ctx, h.Tree, h.Env, log, in); err != nil {
 		return fault.Errorf(fault.Of(err), "mount image %s: %w", r.ID, err)
 	}
-	os.Remove(h.base(r.ID) + ".log") // the process may still write to it; nobody reads it any more
 	return nil
 }
 

@@ -99,6 +99,24 @@ func Sample(seed uint64) *tree.Node {
 	return root
 }
 
+// UserSample is a tree that a user without root can read and compare.
+func UserSample() *tree.Node {
+	root := tree.NewDir(0o755)
+	linked := File(2, 70000)
+	owned := File(3, 5000)
+	owned.UID, owned.GID, owned.Mode = 1000, 1001, tree.Regular|0o755
+	owned.Xattrs = []tree.Xattr{{Name: "user.x", Value: "y"}}
+	for path, n := range map[string]*tree.Node{
+		"a/large": File(1, 3<<20+1), "a/one": linked, "b/two": linked, "owned": owned,
+		"soft": {Mode: tree.Symlink | 0o777, Target: "a/one"}, "empty": {Mode: tree.Regular | 0o444, Mtime: -1},
+	} {
+		if err := root.Insert(path, n); err != nil {
+			panic(err) // a broken sample
+		}
+	}
+	return root
+}
+
 // Pack places the files of a tree one after the other in a data device.
 // Equal files that are the same node are placed once. Offsets are set in the
 // nodes.
