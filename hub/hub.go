@@ -157,7 +157,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	h.Set("Referrer-Policy", "no-referrer")
-	newLimits(rec, r).start()
+	l, r := newLimits(rec, r)
+	l.start()
 	defer func() {
 		p := recover()
 		level := slog.LevelInfo

@@ -25,13 +25,17 @@ type limits struct {
 	out   int64
 }
 
-func newLimits(w *recorder, r *http.Request) *limits {
+// newLimits returns the limits and a copy of r that is read within them. It must
+// be a copy: the server looks at the body of its own request to see that nobody
+// read it, and then doesn't ask the client to send it.
+func newLimits(w *recorder, r *http.Request) (*limits, *http.Request) {
 	l := &limits{ctl: http.NewResponseController(w), body: r.Body}
 	if r.Body != nil && r.Body != http.NoBody {
+		r = r.WithContext(r.Context())
 		r.Body = l
 	}
 	w.onWrite = l.wrote
-	return l
+	return l, r
 }
 
 func (l *limits) start() {

@@ -24,7 +24,7 @@ func TestDeadlinesFollowTheBytes(t *testing.T) {
 	w := &deadlineWriter{ResponseRecorder: httptest.NewRecorder()}
 	r := httptest.NewRequest(http.MethodPut, "/p/x", strings.NewReader(strings.Repeat("x", 100*minRate)))
 	rec := &recorder{ResponseWriter: w}
-	l := newLimits(rec, r)
+	l, r := newLimits(rec, r)
 	l.start()
 	if got := w.read.Sub(l.began); got != patience {
 		t.Fatalf("at the start reading may take %v, want %v", got, patience)

@@ -1,6 +1,10 @@
 package hub_test
 
 import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
@@ -11,6 +15,7 @@ import (
 	"zos.internal/flist"
 	"zos.internal/hub"
 	"zos.internal/hub/client"
+	"zos.internal/internal/clock"
 	"zos.internal/internal/fault"
 )
 
@@ -61,6 +66,27 @@ func TestParsePublishers(t *testing.T) {
 		if ps, err := hub.ParsePublishers(bad); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "line ") {
 			t.Errorf("ParsePublishers(%q) = %+v, %v, want invalid with the line", bad, ps, err)
 		}
+	}
+}
+
+// TestRefusalCostsNoBody: with Expect: 100-continue a client learns that it may
+// not upload before it sends anything.
+func TestRefusalCostsNoBody(t *testing.T) {
+	f := start(t, hub.Config{}, "")
+	conn, err := net.Dial("tcp", f.host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	// A hub that waits for the body would answer when its patience ends.
+	if err := conn.SetDeadline(clock.System{}.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	k, _ := anObject(t, "x")
+	fmt.Fprintf(conn, "PUT /%s HTTP/1.1\r\nHost: %s\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n", k, f.host())
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != 403 || !resp.Close {
+		t.Fatalf("an unsigned PUT = %+v, %v, want 403 and the end of the connection", resp, err)
 	}
 }
 
