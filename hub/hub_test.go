@@ -54,6 +54,13 @@ func image(t testing.TB, to block.Bucket, seed uint64, n int, opt flist.BuildOpt
 	return rep.ID
 }
 
+func writeFile(t testing.TB, to block.Bucket, key string, b []byte) {
+	t.Helper()
+	if err := to.Write(t.Context(), key, bytes.NewReader(b)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // fixture is a running hub with its store.
 type fixture struct {
 	*hub.Server

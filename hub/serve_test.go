@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -55,6 +56,43 @@ func TestServeEndsGracefully(t *testing.T) {
 	}
 	if _, err := http.Get(url); err == nil {
 		t.Error("the hub still answers")
+	}
+}
+
+// TestServeFinishesDownloads: who is reading when the hub is told to end gets
+// the rest.
+func TestServeFinishesDownloads(t *testing.T) {
+	store := &block.Mem{}
+	body := noise(1, 24<<20)
+	k := "p/" + block.Sum([]byte(body)).String()
+	if err := store.Write(t.Context(), k, strings.NewReader(body)); err != nil {
+		t.Fatal(err)
+	}
+	url, stop := serve(t, hub.Config{Store: store})
+	resp, err := http.Get(url + "/" + k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	first := make([]byte, 1000)
+	if _, err := io.ReadFull(resp.Body, first); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- stop() }()
+	for { // until the hub accepts nobody any more
+		c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
+	rest, err := io.ReadAll(resp.Body)
+	if err != nil || string(first)+string(rest) != body {
+		t.Errorf("after the end was asked for %d bytes arrived, %v, want the other %d", len(rest), err, len(body)-len(first))
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Serve = %v, want nil", err)
 	}
 }
 
