@@ -433,7 +433,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("a file as a tree: %v", err)
 	}
 	root := tree.NewDir(0o755)
-	root.Set("f", &tree.Node{Mode: tree.Regular, Size: 1})
+	root.Set("f", &tree.Node{Mode: tree.Regular | 0o600, Size: 1})
 	if _, err := Write(t.Context(), filepath.Join(base, "x"), root, convert.WriteOptions{}); fault.Of(err) != fault.Internal {
 		t.Errorf("no contents: %v", err)
 	}
