@@ -16,6 +16,9 @@ import (
 // it does so a moment after the last unmount.
 const removeWait = time.Second
 
+// openWait is how long an Opener may take when a slot is added.
+const openWait = 2 * time.Minute
+
 // accept serves clients until the listener closes.
 func (k *keeper) accept(ctx context.Context) {
 	for {
@@ -138,9 +141,13 @@ func (k *keeper) add(ctx context.Context, slot Slot) (Slot, error) {
 	}
 	k.mu.Unlock()
 
+	patience := time.NewTimer(openWait)
+	defer patience.Stop()
 	var err error
 	select {
 	case err = <-ack:
+	case <-patience.C:
+		err = fault.Errorf(fault.Unavailable, "add slot %s: its data could not be opened within %v", slot.Name, openWait)
 	case <-ctx.Done():
 		err = fault.Errorf(fault.Unavailable, "add slot %s: the keeper ends", slot.Name)
 	}

@@ -35,6 +35,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -182,12 +183,18 @@ func (h Host) Mount(ctx context.Context, r Request) (*Mounted, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
+	if !filepath.IsAbs(h.RunDir) || strings.ContainsAny(h.RunDir, ":,\\") {
+		return nil, fault.Errorf(fault.Invalid, "mount image %s: the run directory %q must be absolute and without colon, comma and backslash", r.ID, h.RunDir)
+	}
 	unlock, err := h.lockImage(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	if _, err := h.Clean(ctx); err != nil {
+		return nil, err
+	}
+	if err := h.targetFree(&r); err != nil {
 		return nil, err
 	}
 	modes := []Mode{r.Mode}
@@ -215,6 +222,34 @@ func (h Host) Mount(ctx context.Context, r Request) (*Mounted, error) {
 		return nil, errs[0]
 	}
 	return nil, fault.Errorf(fault.Of(errs[0]), "mount image %s: no mode works here: %w", r.ID, errors.Join(errs...))
+}
+
+// targetFree refuses a target that shows an image, and an upper directory that
+// another overlay writes to.
+func (h Host) targetFree(r *Request) error {
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	_, targets := mounts.images(h.RunDir)
+	for _, t := range targets {
+		if t.target == r.Target {
+			return fault.Errorf(fault.Conflict, "mount image %s at %s: the image %s is mounted there; unmount it first", r.ID, r.Target, t.image)
+		}
+	}
+	if r.ReadWriteUpper == "" || r.ReadWriteUpper == TmpfsUpper {
+		return nil
+	}
+	upper, err := filepath.Abs(r.ReadWriteUpper)
+	if err != nil {
+		return fault.As(fault.Invalid, err)
+	}
+	for _, m := range mounts {
+		if m.fstype == "overlay" && slices.Contains(m.options, "upperdir="+escapeColons(filepath.Join(upper, "upper"))) {
+			return fault.Errorf(fault.Conflict, "mount image %s at %s: the overlay at %s writes to %s; name another directory for the changes", r.ID, r.Target, m.target, upper)
+		}
+	}
+	return nil
 }
 
 func (h Host) mountAs(ctx context.Context, mode Mode, r *Request) error {

@@ -291,6 +291,15 @@ func TestWritable(t *testing.T) {
 			if ps := mounttest.Compare(img.Root, target, mounttest.Options{Upper: true}); len(ps) > 0 {
 				t.Errorf("through the overlay: %v", ps)
 			}
+			r.Target, r.Meta, r.DeviceSize, r.ID = b.target(t), img.Meta, int64(len(img.Data)), "sample"
+			if _, err := b.Mount(t.Context(), r); fault.Of(err) != fault.Conflict {
+				t.Errorf("a second overlay with the same upper = %v, want conflict", err)
+			}
+			r.Target, r.ReadWriteUpper = target, ""
+			if _, err := b.Mount(t.Context(), r); fault.Of(err) != fault.Conflict {
+				t.Errorf("a second mount at the same target = %v, want conflict", err)
+			}
+			r.ReadWriteUpper = upper
 			file := filepath.Join(target, "sizes", "65537")
 			f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
 			if err != nil {

@@ -18,7 +18,7 @@ type mountEntry struct {
 	flags   string
 	fstype  string
 	source  string
-	options string // of the file system
+	options []string // of the file system
 }
 
 type mountTable []mountEntry
@@ -45,15 +45,20 @@ func parseMounts(text string) mountTable {
 		if err != nil {
 			continue
 		}
+		options := strings.Split(g[2], ",")
+		for i := range options {
+			options[i] = unescape(options[i])
+		}
 		t = append(t, mountEntry{
 			id: id, dev: f[2], root: unescape(f[3]), target: unescape(f[4]), flags: f[5],
-			fstype: g[0], source: unescape(g[1]), options: unescape(g[2]),
+			fstype: g[0], source: unescape(g[1]), options: options,
 		})
 	}
 	return t
 }
 
-// unescape undoes the kernel's octal escapes of space, tab, newline, backslash.
+// unescape undoes the kernel's octal escapes of space, tab, newline, backslash
+// and, in options, of the comma.
 func unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s
@@ -86,7 +91,7 @@ func (t mountTable) at(dir string) *mountEntry {
 const treeType = "fuse.zos-tree"
 
 // mode is how a mount of an image was made, or "".
-func (m *mountEntry) mode() Mode {
+func (m mountEntry) mode() Mode {
 	switch {
 	case m.fstype == treeType:
 		return Tree
@@ -139,8 +144,8 @@ type imageMount struct {
 }
 
 // lowerImage is the image below an overlay that this package made.
-func (m *mountEntry) lowerImage(imgDir string) (string, bool) {
-	for o := range strings.SplitSeq(m.options, ",") {
+func (m mountEntry) lowerImage(imgDir string) (string, bool) {
+	for _, o := range m.options {
 		lower, ok := strings.CutPrefix(o, "lowerdir=")
 		if !ok {
 			lower, ok = strings.CutPrefix(o, "lowerdir+=")
