@@ -16,6 +16,11 @@ import (
 // putLocator takes a locator whose packs are here. Before the image is there it
 // can't be compared with the map; the upload of the root does that.
 func (s *Server) putLocator(ctx context.Context, u *upload) error {
+	release, err := s.slot(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	b, err := io.ReadAll(u.reader())
 	if err != nil {
 		return err

@@ -20,14 +20,14 @@ import (
 )
 
 // maxBody is the largest body of an upload of that kind.
-func maxBody(kind byte) int64 {
+func (s *Server) maxBody(kind byte) int64 {
 	switch kind {
 	case 'p':
 		return block.MaxPack
 	case 'o':
-		return protocol.MaxObject
+		return s.cfg.MaxMetadata + s.cfg.MaxMetadata/64 + 4096 // what zstd may add
 	case 'l':
-		return protocol.MaxLocator
+		return min(protocol.MaxLocator, s.cfg.MaxMetadata)
 	case 's':
 		return flist.MaxSignatures
 	case 't':
@@ -81,7 +81,7 @@ func (s *Server) put(r *http.Request) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	limit := maxBody(k.kind)
+	limit := s.maxBody(k.kind)
 	switch {
 	case limit == 0:
 		return 0, fault.Errorf(fault.Denied, "%s is written by the hub itself", k.what())
@@ -249,7 +249,12 @@ func (s *Server) putPack(ctx context.Context, u *upload) (kept bool, err error) 
 // the place of one that wasn't, so a sealed upload under a public name is in
 // nobody's way for long.
 func (s *Server) putObject(ctx context.Context, u *upload) (kept bool, err error) {
-	checked, err := s.checkObject(ctx, u)
+	release, err := s.slot(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	checked, err := s.checkObject(u)
 	if err != nil {
 		return false, err
 	}
@@ -279,7 +284,7 @@ func (s *Server) sameObject(ctx context.Context, u *upload) bool {
 }
 
 // checkObject reports whether the bytes were compared with the name.
-func (s *Server) checkObject(ctx context.Context, u *upload) (checked bool, err error) {
+func (s *Server) checkObject(u *upload) (checked bool, err error) {
 	stored, err := io.ReadAll(u.reader())
 	if err != nil {
 		return false, err
@@ -287,11 +292,6 @@ func (s *Server) checkObject(ctx context.Context, u *upload) (checked bool, err 
 	if !protocol.IsFrame(stored) {
 		return false, nil
 	}
-	release, err := s.slot(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer release()
 	return true, protocol.CheckObject(stored, u.key.name, s.cfg.MaxMetadata)
 }
 

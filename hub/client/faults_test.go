@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -144,45 +143,54 @@ func TestPullGoesOn(t *testing.T) {
 	verify(t, dst, id, block.Domain{})
 }
 
-// cut is a proxy that breaks the connection of some uploads in the middle.
-type cut struct {
-	next http.Handler
-	mu   sync.Mutex
-	left int // uploads to break
+// line is a connection to a hub that breaks uploads. The handler's lock makes
+// it safe to change between pushes.
+type line struct {
+	next    http.Handler
+	mu      sync.Mutex
+	half    int // uploads to break in the middle
+	through int // uploads to let through before all others break
 }
 
-func (c *cut) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c.mu.Lock()
-	breaks := r.Method == http.MethodPut && c.left > 0
-	if breaks {
-		c.left--
+func (l *line) set(half, through int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.half, l.through = half, through
+}
+
+func (l *line) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	breaks, half := false, false
+	if r.Method == http.MethodPut {
+		l.mu.Lock()
+		half = l.half > 0
+		l.half--
+		if !half {
+			l.through--
+		}
+		breaks = half || l.through < 0
+		l.mu.Unlock()
 	}
-	c.mu.Unlock()
-	if breaks {
+	if half {
 		io.CopyN(io.Discard, r.Body, r.ContentLength/2)
+	}
+	if breaks {
 		panic(http.ErrAbortHandler)
 	}
-	c.next.ServeHTTP(w, r)
+	l.next.ServeHTTP(w, r)
 }
 
 func TestPushIsRepeatedAndGoesOn(t *testing.T) {
-	target, hubCounts := startHub(t, &block.Mem{}, seedKey(1))
-	u, _ := url.Parse(target.URL)
-	proxy := &cut{next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { hubCounts.ServeHTTP(w, r) })}
-	// The proxy stands where the client believes the hub to be.
-	srv := httptest.NewServer(proxy)
+	const all = 1 << 30
+	_, hubCounts := startHub(t, &block.Mem{}, seedKey(1))
+	broken := &line{next: hubCounts}
+	srv := httptest.NewServer(broken)
 	t.Cleanup(srv.Close)
-	_ = u
 	src := block.OpenDir(t.TempDir())
 	id := build(t, src, files(t, 300, 0, 1), flist.BuildOptions{}) // two packs
 	c := open(t, client.Options{Retry: block.Retry{Tries: 2, Base: 1, Max: 1}, Parallel: 1}, srv.URL)
-	proxy.left = 1
+	broken.set(1, all)
 	var most int64
-	rep, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web", Progress: func(done, total int64) {
-		if done > total {
-			most = done - total
-		}
-	}})
+	rep, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web", Progress: func(done, total int64) { most = max(most, done-total) }})
 	if err != nil || rep.Packs != 2 {
 		t.Fatalf("Push with one broken upload = %+v, %v, want success", rep, err)
 	}
@@ -192,13 +200,11 @@ func TestPushIsRepeatedAndGoesOn(t *testing.T) {
 	// A second image whose first pack arrives before everything breaks.
 	id = build(t, src, files(t, 300, 0, 2), flist.BuildOptions{})
 	before := hubCounts.get("PUT p")
-	proxy.left = 0
-	broken := &breakAfter{next: proxy.next, puts: 1}
-	proxy.next = broken
+	broken.set(0, 1)
 	if _, err = c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web"}); fault.Of(err) != fault.Unavailable {
 		t.Fatalf("Push over a broken line = %v, want unavailable", err)
 	}
-	broken.puts = 1 << 30
+	broken.set(0, all)
 	again, err := c.Push(t.Context(), src, id, client.PushOptions{Key: seedKey(1), Name: "web"})
 	if err != nil || again.Packs != 1 || again.Seq != 2 {
 		t.Errorf("Push after the interruption = %+v, %v, want only the second pack", again, err)
@@ -211,26 +217,6 @@ func TestPushIsRepeatedAndGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	verify(t, dst, id, block.Domain{})
-}
-
-// breakAfter lets some uploads through and breaks all later ones.
-type breakAfter struct {
-	next http.Handler
-	mu   sync.Mutex
-	puts int
-}
-
-func (b *breakAfter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	b.mu.Lock()
-	if r.Method == http.MethodPut {
-		b.puts--
-	}
-	breaks := b.puts < 0
-	b.mu.Unlock()
-	if breaks && r.Method == http.MethodPut {
-		panic(http.ErrAbortHandler)
-	}
-	b.next.ServeHTTP(w, r)
 }
 
 // TestPushSendsOnlyWhatLacks: two images that were built apart share most of

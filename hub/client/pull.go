@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -20,8 +21,8 @@ type PullOptions struct {
 	// Domain opens a private image. Without it the objects of a private image
 	// are copied as they are: only its tenant can check them.
 	Domain block.Domain
-	// Progress is called with the bytes of packs received so far and in all; by
-	// several goroutines.
+	// Progress is called with the bytes of packs received so far and in all, one
+	// call at a time.
 	Progress func(done, total int64)
 }
 
@@ -169,6 +170,7 @@ func (c *Client) pullPacks(ctx context.Context, to block.Bucket, loc block.Locat
 		total += p.Size
 	}
 	var done atomic.Int64
+	var one sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(c.opt.Parallel)
 	for _, p := range want {
@@ -186,6 +188,8 @@ func (c *Client) pullPacks(ctx context.Context, to block.Bucket, loc block.Locat
 			if err := to.Write(gctx, key, bytes.NewReader(b)); err != nil {
 				return err
 			}
+			one.Lock()
+			defer one.Unlock()
 			d := done.Add(p.Size)
 			if progress != nil {
 				progress(d, total)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -29,8 +30,9 @@ type PushOptions struct {
 	// Domain opens a private image. Without it whole packs are sent, also where
 	// the hub has some of their chunks.
 	Domain block.Domain
-	// Progress is called with the bytes of packs and objects sent so far and to
-	// send; by several goroutines.
+	// Progress is called with the bytes sent so far and to send: packs, objects,
+	// locator and root. Calls come one at a time; done falls when something has to
+	// be sent again.
 	Progress func(done, total int64)
 }
 
@@ -97,9 +99,12 @@ type push struct {
 	temps     []*os.File
 
 	done, total atomic.Int64
+	progress    sync.Mutex // held while Progress is called
 }
 
 func (p *push) sent(n int64) {
+	p.progress.Lock()
+	defer p.progress.Unlock()
 	d := p.done.Add(n)
 	if p.opt.Progress != nil {
 		p.opt.Progress(d, p.total.Load())
