@@ -74,6 +74,20 @@ func TestActionIsSafe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	how, err := os.ReadFile("../docs/how-to/publish-from-ci.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range a.Inputs {
+		if !strings.Contains(string(how), "`"+name+"`") {
+			t.Errorf("docs/how-to/publish-from-ci.md doesn't explain the input %s", name)
+		}
+	}
+	for name, out := range a.Outputs {
+		if !strings.Contains(string(how), "`"+name+"`") || !strings.HasPrefix(out.Value, "${{ steps.publish.outputs.") {
+			t.Errorf("output %s = %q, want one of the step publish, explained in docs/how-to/publish-from-ci.md", name, out.Value)
+		}
+	}
 	if m := regexp.MustCompile(`https?://\S+`).FindAll(b, -1); m != nil {
 		t.Errorf("the action names an endpoint: %q", m)
 	}
