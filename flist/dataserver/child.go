@@ -33,7 +33,9 @@ func Child(ctx context.Context, open Opener, opt Options) error {
 		return fault.Errorf(fault.Internal, "start the data server: use the keeper's socket: %w", err)
 	}
 	defer c.Close()
-	return child(ctx, childFuseFD, newConn(c, maxMessage), open, opt)
+	keeper := newConn(c, maxMessage)
+	keeper.lenient = true
+	return child(ctx, childFuseFD, keeper, open, opt)
 }
 
 func child(ctx context.Context, fuseFD int, keeper *conn, open Opener, opt Options) error {

@@ -107,6 +107,16 @@ func (c Client) Upgrade(ctx context.Context, cmd []string) error {
 	return err
 }
 
+// Handover replaces the keeper's program by keeper, in place, and with it the
+// data server. No read fails. It returns when the new keeper answers; a
+// program that doesn't start leaves the old one at work.
+func (c Client) Handover(ctx context.Context, keeper []string) error {
+	if _, err := c.call(ctx, message{Op: "handover", Cmd: keeper}); err != nil {
+		return err
+	}
+	return c.Ping(ctx)
+}
+
 // ensure starts a keeper if none answers. Several clients start only one.
 func (c Client) ensure(ctx context.Context) error {
 	if c.Ping(ctx) == nil {

@@ -98,6 +98,8 @@ func (k *keeper) command(ctx context.Context, m message) message {
 	case "stat":
 		st := k.status(ctx)
 		return message{Op: "stat", Status: &st}
+	case "handover":
+		return errorMessage("handover", k.takeOver(m.Cmd))
 	case "upgrade":
 		return errorMessage("upgrade", k.upgrade(m.Cmd))
 	}
@@ -164,6 +166,9 @@ func (k *keeper) add(ctx context.Context, slot Slot) (Slot, error) {
 
 // remove lets a slot go as soon as the kernel has no handle of it.
 func (k *keeper) remove(ctx context.Context, name string) error {
+	// An answer of the data server comes after what it said about handles
+	// that were opened before the client asked.
+	k.ask(ctx)
 	k.mu.Lock()
 	s := k.slots[name]
 	if s == nil {
@@ -194,7 +199,16 @@ func (k *keeper) status(ctx context.Context) Status {
 		slot.Spec = nil
 		st.Slots = append(st.Slots, SlotStatus{Slot: slot, Handles: len(s.handles), Removing: s.removing})
 	}
+	k.mu.Unlock()
+	slices.SortFunc(st.Slots, func(a, b SlotStatus) int { return int(int64(a.Num) - int64(b.Num)) })
+	st.Stats = k.ask(ctx)
+	return st
+}
+
+// ask is what the data server says about its work; zero while none runs.
+func (k *keeper) ask(ctx context.Context) (st Stats) {
 	wait := make(chan Stats, 1)
+	k.mu.Lock()
 	if k.server != nil {
 		k.statWait = append(k.statWait, wait)
 		k.server.send(message{Op: "stat"})
@@ -202,11 +216,10 @@ func (k *keeper) status(ctx context.Context) Status {
 		close(wait)
 	}
 	k.mu.Unlock()
-	slices.SortFunc(st.Slots, func(a, b SlotStatus) int { return int(int64(a.Num) - int64(b.Num)) })
 	patience := time.NewTimer(2 * time.Second)
 	defer patience.Stop()
 	select {
-	case st.Stats = <-wait:
+	case st = <-wait:
 	case <-patience.C:
 	case <-ctx.Done():
 	}

@@ -2,7 +2,6 @@ package dataserver
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
@@ -24,6 +23,9 @@ const (
 	stateName  = "slots.json"   // the slot table
 	logName    = "keeper.log"   // of the keeper and its data servers
 )
+
+// fuseMagic is the type of a FUSE file system in statfs.
+const fuseMagic = 0x65735546
 
 // DataPath is the file that holds the data device of the slot name.
 func DataPath(runDir, name string) string { return filepath.Join(runDir, dataDir, name) }
@@ -52,12 +54,11 @@ type KeepConfig struct {
 // gone and the data server has ended. A second keeper of one run directory is
 // refused as Conflict.
 func Keep(ctx context.Context, cfg KeepConfig) error {
-	k := &keeper{cfg: cfg, ended: make(chan struct{}), up: make(chan struct{}), slots: make(map[string]*slotState), acks: make(map[uint64]chan error), next: rootNode + 1}
-	if k.cfg.Log == nil {
-		k.cfg.Log = slog.New(slog.DiscardHandler)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if k.cfg.Linger <= 0 {
-		k.cfg.Linger = 30 * time.Second
+	if cfg.Linger <= 0 {
+		cfg.Linger = 30 * time.Second
 	}
 	if len(cfg.Cmd) == 0 {
 		return fault.Errorf(fault.Invalid, "start the keeper: no data server command was given")
@@ -65,10 +66,33 @@ func Keep(ctx context.Context, cfg KeepConfig) error {
 	if err := prepareRunDir(cfg.RunDir); err != nil {
 		return err
 	}
-	if err := k.open(ctx); err != nil {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/proc/self/exe", &st); err == nil && (st.Type == unix.EROFS_SUPER_MAGIC_V1 || st.Type == fuseMagic) {
+		cfg.Log.Warn("the keeper runs from an image: if it serves that image itself, a page fault will stop it for ever; start it from a disk or the initramfs")
+	}
+	left, err := inherited()
+	if err != nil {
 		return err
 	}
-	return k.run(ctx)
+	for {
+		k := &keeper{cfg: cfg, ended: make(chan struct{}), up: make(chan struct{}), slots: make(map[string]*slotState), acks: make(map[uint64]chan error), next: rootNode + 1}
+		if left != nil {
+			err = k.adopt(left)
+		} else {
+			err = k.open(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		left, err = k.run(ctx)
+		if err != nil || left == nil {
+			return err
+		}
+		// The program is replaced; when that fails, this one goes on.
+		err = left.exec()
+		cfg.Log.Error("the new keeper did not start, the old one goes on", "error", err)
+		cfg.Ready = nil
+	}
 }
 
 type slotState struct {
@@ -97,18 +121,12 @@ type keeper struct {
 	events   []Event
 	statWait []chan Stats
 	ending   bool
+	handover []string      // the program that takes over, if any
 	ended    chan struct{} // closed when the keeper shall end
 	up       chan struct{} // closed when the first data server is ready
 	isUp     bool
 
 	clients sync.WaitGroup
-}
-
-// persisted is what slots.json holds.
-type persisted struct {
-	Params Params `json:"params"`
-	Next   uint64 `json:"next"`
-	Slots  []Slot `json:"slots"`
 }
 
 func prepareRunDir(dir string) error {
@@ -245,29 +263,15 @@ func mountFuse(ctx context.Context, dir string) (*os.File, Params, error) {
 	}
 }
 
-// persist writes the slot table. The caller holds mu, or is the only one.
-func (k *keeper) persist() error {
-	p := persisted{Params: k.params, Next: k.next}
-	for _, s := range k.slots {
-		p.Slots = append(p.Slots, s.slot)
-	}
-	b, err := json.Marshal(p)
-	if err != nil {
-		return fault.Errorf(fault.Internal, "encode the slot table: %w", err)
-	}
-	path := filepath.Join(k.cfg.RunDir, stateName)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return fault.Errorf(fault.Of(err), "write the slot table: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fault.Errorf(fault.Of(err), "write the slot table: %w", err)
-	}
-	return nil
-}
-
-// run serves clients and keeps a data server alive until the keeper shall end.
-func (k *keeper) run(ctx context.Context) error {
-	defer k.close()
+// run serves clients and keeps a data server alive until the keeper shall end,
+// and closes everything, or until another program shall take over: then it
+// returns what that needs.
+func (k *keeper) run(ctx context.Context) (left *legacy, err error) {
+	defer func() {
+		if left == nil {
+			k.close()
+		}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var failed error
@@ -280,7 +284,7 @@ func (k *keeper) run(ctx context.Context) error {
 	select {
 	case <-k.up:
 	case <-supervised: // it doesn't start
-		return failed
+		return nil, failed
 	}
 	k.clients.Go(func() { k.accept(ctx) })
 	linger := time.AfterFunc(k.cfg.Linger, k.endIfUnused)
@@ -294,15 +298,24 @@ func (k *keeper) run(ctx context.Context) error {
 	}
 	k.mu.Lock()
 	k.ending = true
+	program := k.handover
 	k.mu.Unlock()
+	if program != nil {
+		if left, err = k.leave(program); err != nil {
+			return nil, err
+		}
+	}
 	cancel()
 	k.listen.Close()
 	<-supervised
 	k.clients.Wait()
+	if left != nil {
+		return left, k.persist() // the handles that were opened meanwhile
+	}
 	if errors.Is(failed, context.Canceled) {
 		failed = nil
 	}
-	return failed
+	return nil, failed
 }
 
 // endIfUnused ends a keeper that has no slots.

@@ -45,9 +45,13 @@ type message struct {
 
 // parseMessage reads one line. Unknown fields, a second value and a missing op
 // are refused, so that two versions never half understand one another.
-func parseMessage(line []byte) (message, error) {
+func parseMessage(line []byte) (message, error) { return parseLine(line, true) }
+
+func parseLine(line []byte, strict bool) (message, error) {
 	dec := json.NewDecoder(bytes.NewReader(line))
-	dec.DisallowUnknownFields()
+	if strict {
+		dec.DisallowUnknownFields()
+	}
 	var m message
 	if err := dec.Decode(&m); err != nil {
 		return message{}, fault.Errorf(fault.Invalid, "read a control message: %w", err)
@@ -91,6 +95,9 @@ type conn struct {
 	c  net.Conn
 	in *bufio.Scanner
 	mu sync.Mutex
+	// lenient: the other side may be of another version. A keeper starts what
+	// is now in the place of the program that it was.
+	lenient bool
 }
 
 func newConn(c net.Conn, limit int) *conn {
@@ -118,5 +125,5 @@ func (c *conn) receive() (message, error) {
 		}
 		return message{}, io.EOF
 	}
-	return parseMessage(c.in.Bytes())
+	return parseLine(c.in.Bytes(), !c.lenient)
 }

@@ -83,6 +83,7 @@ func (k *keeper) serveOnce(ctx context.Context) error {
 	}
 	defer nc.Close()
 	c := newConn(nc, maxMessage)
+	c.lenient = true
 
 	k.mu.Lock()
 	cmd := exec.Command(k.cfg.Cmd[0], k.cfg.Cmd[1:]...)
@@ -111,6 +112,9 @@ func (k *keeper) serveOnce(ctx context.Context) error {
 	case <-ctx.Done():
 		err = k.stopServer(c, cmd, exited)
 	}
+	// What the server said before it died counts; its end of the pair is
+	// closed, so this ends.
+	<-read
 	k.mu.Lock()
 	k.server, k.pid = nil, 0
 	for num, ack := range k.acks { // the next one opens them when they are read
@@ -122,9 +126,6 @@ func (k *keeper) serveOnce(ctx context.Context) error {
 	}
 	k.statWait = nil
 	k.mu.Unlock()
-	// What the server said before it died counts; its end of the pair is
-	// closed, so this ends.
-	<-read
 	if k.params.Resend && ctx.Err() == nil {
 		// All threads of the old server are gone: what it took and did not
 		// answer comes again, to whoever reads next.

@@ -91,6 +91,42 @@ func TestServerKilled(t *testing.T) {
 	}
 }
 
+// TestKeeperReplaced: the new program has the old one's mounts.
+func TestKeeperReplaced(t *testing.T) {
+	b := newBench(t, 0)
+	restartable(t)
+	img, data := b.image(t, mounttest.Sample(1))
+	target := b.mount(t, mount.Request{Mode: mount.FuseFile}, img, mounttest.FileSpec{Path: data, DelayMs: 5})
+	p := b.reader(t, img, target, nil)
+	before := b.await(t, func(st dataserver.Status) bool { return st.Stats.Reads > 50 })
+	for range 3 {
+		if err := b.client().Handover(t.Context(), b.Keeper); err != nil {
+			t.Fatal(err)
+		}
+		st := b.await(t, func(st dataserver.Status) bool { return st.Stats.Reads > 50 })
+		if st.Pid != before.Pid || st.ServerPid == before.ServerPid || len(st.Slots) != 1 || st.Slots[0].Handles != 1 {
+			t.Errorf("status after a handover: %+v, before: %+v", st, before)
+		}
+		before = st
+	}
+	rubbish := filepath.Join(b.dir, "rubbish")
+	if err := os.WriteFile(rubbish, []byte("not a program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.client().Handover(t.Context(), []string{"/nowhere"}); fault.Of(err) != fault.Invalid {
+		t.Errorf("handover to nothing = %v, want invalid", err)
+	}
+	// This one is noticed too late to refuse: the old one must go on.
+	if err := b.client().Handover(t.Context(), []string{rubbish}); err != nil {
+		t.Errorf("handover to rubbish: %v", err)
+	}
+	b.await(t, func(st dataserver.Status) bool { return st.Stats.Reads > 50 && st.ServerPid != before.ServerPid })
+	if res, err := p.Stop(); err != nil || res.Failed > 0 || res.Mapped == 0 {
+		t.Errorf("the reader saw %+v, %v", res, err)
+	}
+	b.unmount(t, target)
+}
+
 // TestOtherNamespace: a container keeps an image that is unmounted here.
 func TestOtherNamespace(t *testing.T) {
 	b := newBench(t, 0)
