@@ -107,8 +107,18 @@ func New(baseURLs []string, opt Options) (*Client, error) {
 // themselves.
 func (c *Client) Mirrors() *block.Mirrors { return c.mirrors }
 
-// audience is what uploads are signed for.
-func (c *Client) audience() string { return strings.ToLower(c.base.Host) + c.base.Path }
+// audience is what uploads are signed for: host, port unless it is the scheme's
+// default, and base path.
+func (c *Client) audience() string {
+	host := strings.ToLower(c.base.Host)
+	switch {
+	case c.base.Scheme == "https":
+		host = strings.TrimSuffix(host, ":443")
+	case c.base.Scheme == "http":
+		host = strings.TrimSuffix(host, ":80")
+	}
+	return host + c.base.Path
+}
 
 // Read implements block.Bucket. Whole roots, objects that aren't sealed,
 // pointers and signatures are checked, and come from another source if the
