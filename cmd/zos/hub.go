@@ -26,7 +26,7 @@ func (a *app) hubServeCommand() *cobra.Command {
 	var dir, bucket string
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Serve images from a directory or an S3 bucket", Args: args(0, 0),
-		Example: "  zos hub serve --dir /srv/images --publishers publishers.json\n  zos hub serve --s3 https://s3.example.org/images --publishers publishers.json",
+		Example: "  zos hub serve --dir /srv/images --publishers publishers\n  zos hub serve --s3 https://s3.example.org/images --publishers publishers",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			switch {
@@ -60,12 +60,14 @@ func (a *app) hubServeCommand() *cobra.Command {
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:8480", "`address` to listen on; loopback unless you say otherwise")
 	f.StringVar(&dir, "dir", "", "`directory` to serve (default the local image store)")
 	f.StringVar(&bucket, "s3", "", "S3 bucket to serve: `URL` of the endpoint and bucket; keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-	f.StringVar(&cfg.Publishers, "publishers", "", "`file` with the keys that may upload, and their quotas")
+	f.StringVar(&cfg.Publishers, "publishers", "", "`file` of who may upload: lines of ADDRESS ALIAS QUOTA")
 	f.StringVar(&cfg.Title, "title", "", "title of the pages")
 	f.StringVar(&cfg.URL, "url", "", "`URL` where people reach the pages")
 	f.StringArrayVar(&cfg.Audience, "audience", nil, "`host` that publishers use for this hub; repeat for several")
 	f.StringVar(&cfg.Cert, "cert", "", "TLS certificate `file`")
 	f.StringVar(&cfg.Key, "cert-key", "", "TLS key `file`")
+	f.IntVar(&cfg.Keep.Versions, "keep-versions", 0, "how many past versions of a name a collection leaves; 0 is all")
+	f.DurationVar(&cfg.Keep.For, "keep-for", 0, "how long a collection leaves past versions; 0 is for ever")
 	f.DurationVar(&cfg.CollectEvery, "collect", 0, "how often to delete what no name points to; 0 is never")
 	return cmd
 }
