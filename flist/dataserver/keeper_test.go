@@ -217,6 +217,18 @@ func TestLinger(t *testing.T) {
 	}
 }
 
+// TestUnmountedByOthers: a keeper without its mount ends.
+func TestUnmountedByOthers(t *testing.T) {
+	needFuse(t)
+	c, wait := keep(t, KeepConfig{Forever: true})
+	if err := unix.Unmount(filepath.Join(c.RunDir, dataDir), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(); fault.Of(err) != fault.Unavailable {
+		t.Errorf("Keep() = %v, want unavailable", err)
+	}
+}
+
 func TestServerThatDoesNotStart(t *testing.T) {
 	needFuse(t)
 	for _, cmd := range [][]string{{"/nowhere"}, {"/bin/true"}, nil} {

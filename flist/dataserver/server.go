@@ -42,7 +42,6 @@ type server struct {
 	memory  *semaphore.Weighted
 	opened  func(slot, handle uint64) // told before an OPEN is answered
 	closed  func(slot, handle uint64) // told before a RELEASE is answered
-	handles atomic.Uint64
 
 	mu      sync.Mutex
 	readers map[uint64]*device

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -43,6 +44,9 @@ func (k *keeper) supervise(ctx context.Context) error {
 		if told {
 			k.cfg.Log.Info("data server replaced")
 			quick = 0
+		} else if err == nil {
+			// It ends by itself only when the kernel closed the connection.
+			return fault.Errorf(fault.Unavailable, "keep the data server: somebody unmounted %s; mount the images again", filepath.Join(k.cfg.RunDir, dataDir))
 		} else {
 			k.cfg.Log.Error("data server died", "error", err)
 			if !k.params.Resend {
