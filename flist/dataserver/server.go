@@ -33,15 +33,15 @@ func Serve(ctx context.Context, fuseFD int, table *Table, open Opener, opt Optio
 }
 
 type server struct {
-	dev     *os.File // a duplicate of the descriptor, for reads with the poller
-	fd      int      // the same, for writes
-	table   *Table
-	open    Opener
-	opt     Options
-	resend  atomic.Bool // the kernel can send requests again
-	memory  *semaphore.Weighted
-	opened  func(slot, handle uint64) // told before an OPEN is answered
-	closed  func(slot, handle uint64) // told before a RELEASE is answered
+	dev    *os.File // a duplicate of the descriptor, for reads with the poller
+	fd     int      // the same, for writes
+	table  *Table
+	open   Opener
+	opt    Options
+	resend atomic.Bool // the kernel can send requests again
+	memory *semaphore.Weighted
+	opened func(slot, handle uint64) // told before an OPEN is answered
+	closed func(slot, handle uint64) // told before a RELEASE is answered
 
 	mu      sync.Mutex
 	readers map[uint64]*device
