@@ -75,8 +75,10 @@ type PackGetterOption func(*PackGetter)
 // Parallel sets how many ranges are read at a time; the default is 4.
 func Parallel(n int) PackGetterOption { return func(g *PackGetter) { g.parallel = max(n, 1) } }
 
-// Singles lets the getter ask for chunks that no pack has as wire records at
-// prefix followed by the name, as hubs and peer nodes serve them at "c/".
+// Singles lets the getter ask for chunks as wire records at prefix followed by
+// the name, as hubs and peer nodes serve them at "c/": those that no pack is
+// known to have, and those whose pack is gone or wrong everywhere, as after a
+// hub repacked what an older locator says.
 func Singles(prefix string) PackGetterOption { return func(g *PackGetter) { g.single = prefix } }
 
 // NewPackGetter returns a getter of the chunks of dom. places says where a chunk
@@ -236,7 +238,12 @@ func (g *PackGetter) fetch(ctx context.Context, s *span, answers chan<- answer) 
 		b, src, err := g.mirrors.read(ctx, key, lo, size, skip)
 		if err != nil {
 			for _, w := range pending {
-				answers <- answer{Chunk{Name: w.name}, g.giveUp(key, w, err)}
+				gaveUp := g.giveUp(key, w, err)
+				if kind := fault.Of(gaveUp); !s.pack.IsZero() && g.single != "" && (kind == fault.NotFound || kind == fault.Invalid) {
+					g.fetchSingle(ctx, w, gaveUp, answers)
+					continue
+				}
+				answers <- answer{Chunk{Name: w.name}, gaveUp}
 			}
 			return
 		}
@@ -256,6 +263,17 @@ func (g *PackGetter) fetch(ctx context.Context, s *span, answers chan<- answer) 
 		pending = failed
 		skip[src] = true
 	}
+}
+
+// fetchSingle asks for a chunk by its name after its pack gave it up with err.
+func (g *PackGetter) fetchSingle(ctx context.Context, w *wanted, err error, answers chan<- answer) {
+	one := make(chan answer, 1)
+	g.fetch(ctx, &span{chunks: []*wanted{{name: w.name, rank: w.rank}}}, one)
+	a := <-one
+	if a.err != nil {
+		a.err = err
+	}
+	answers <- a
 }
 
 // open takes the chunk out of bytes that were read from offset lo.

@@ -356,6 +356,63 @@ func TestPackGetterSingles(t *testing.T) {
 	}
 }
 
+// A chunk whose pack is gone or wrong comes by its name, as after a hub repacked.
+func TestPackGetterAfterRepacking(t *testing.T) {
+	mem := new(block.Mem)
+	names, places := packs(t, mem, block.Domain{}, storetest.Plains(), 100000)
+	want := storetest.Plains()
+	enc := block.NewEncoder(block.Zstd)
+	for _, p := range want {
+		e, body := enc.Encode(p)
+		rec, err := block.AppendRecord(nil, block.Record{Name: block.Sum(p), Enc: e, Plain: len(p), Body: body})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := mem.Write(t.Context(), "c/"+block.Sum(p).String(), bytes.NewReader(rec)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := block.NewMirrors(nil, block.Source{Name: "mem", Bucket: mem})
+	plain := block.NewPackGetter(m, "p/", block.Domain{}, lookup(places))
+	g := block.NewPackGetter(m, "p/", block.Domain{}, lookup(places), block.Singles("c/"))
+	for _, damage := range []string{"wrong", "gone"} {
+		for key, err := range mem.List(t.Context(), "p/") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			size, err := mem.Stat(t.Context(), key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if damage == "gone" {
+				err = mem.Delete(t.Context(), key)
+			} else {
+				err = mem.Write(t.Context(), key, bytes.NewReader(bytes.Repeat([]byte{0xa5}, int(size))))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if errs := storetest.Answers(t, plain, t.Context(), names, nil); len(errs) != len(names) {
+			t.Errorf("%s packs: %d errors without singles, want %d", damage, len(errs), len(names))
+		}
+		got := 0
+		for c, err := range g.Get(t.Context(), names) {
+			if err != nil {
+				t.Errorf("%s packs: Get(%v) = %v", damage, c.Name, err)
+				continue
+			}
+			if block.Sum(c.Data) != c.Name {
+				t.Errorf("%s packs: wrong bytes for %v", damage, c.Name)
+			}
+			got++
+		}
+		if got != len(names) {
+			t.Errorf("%s packs: %d chunks, want %d", damage, got, len(names))
+		}
+	}
+}
+
 // A caller who gives up is answered at once for every name, though no source
 // moves.
 func TestPackGetterGivesUp(t *testing.T) {
