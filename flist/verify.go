@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
+	"iter"
 	"slices"
 
 	"zos.internal/block"
@@ -67,7 +69,7 @@ func (img *Image) Getter(m *block.Mirrors, loc block.Locator) *block.PackGetter 
 // VerifyOptions say how thoroughly an image is checked.
 type VerifyOptions struct {
 	Domain   block.Domain
-	Deep     bool // read and check every chunk
+	Deep     bool // read and check every chunk, and the directories of its packs
 	Progress func(done, total int64)
 }
 
@@ -120,6 +122,9 @@ func Verify(ctx context.Context, m *block.Mirrors, id ID, opt VerifyOptions) (*V
 	if !opt.Deep {
 		return rep, ctx.Err()
 	}
+	for k, err := range img.checkPacks(ctx, m, loc) {
+		problem(fault.Errorf(fault.Of(err), "pack %v: %w", loc.Packs[k].Name, err))
+	}
 	names := make([]block.Name, len(img.Map.Chunks))
 	var total int64
 	for i, c := range img.Map.Chunks {
@@ -138,4 +143,48 @@ func Verify(ctx context.Context, m *block.Mirrors, id ID, opt VerifyOptions) (*V
 		}
 	}
 	return rep, ctx.Err()
+}
+
+// checkPacks compares the directories of the packs with the locator. It yields
+// the number of each pack that is wrong. Hubs index packs by their directories.
+func (img *Image) checkPacks(ctx context.Context, m *block.Mirrors, loc block.Locator) iter.Seq2[int, error] {
+	return func(yield func(int, error) bool) {
+		in := make([][]int, len(loc.Packs)) // chunks
+		for i, w := range loc.Where {
+			if w.Stored > 0 && int(w.Pack) < len(in) {
+				in[w.Pack] = append(in[w.Pack], i)
+			}
+		}
+		for k, p := range loc.Packs {
+			entries, err := block.ReadPackDir(packReader{ctx, m, PackPrefix + p.Name.String()}, p.Size)
+			at := make(map[int64]block.Name, len(entries))
+			for _, e := range entries {
+				at[e.Off] = e.Name
+			}
+			for _, i := range in[k] {
+				if err == nil && at[int64(loc.Where[i].Off)] != img.Map.Chunks[i].Name {
+					err = fault.Errorf(fault.Invalid, "its directory and the locator disagree about chunk %v", img.Map.Chunks[i].Name)
+				}
+			}
+			if err != nil && !yield(k, err) {
+				return
+			}
+		}
+	}
+}
+
+// packReader reads ranges of one pack.
+type packReader struct {
+	ctx context.Context
+	m   *block.Mirrors
+	key string
+}
+
+func (r packReader) ReadAt(p []byte, off int64) (int, error) {
+	b, err := r.m.Read(r.ctx, r.key, off, int64(len(p)))
+	n := copy(p, b)
+	if err == nil && n < len(p) {
+		err = io.EOF
+	}
+	return n, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +17,6 @@ import (
 	"zos.internal/flist/convert/fl"
 	"zos.internal/flist/convert/oci"
 	"zos.internal/flist/convert/tar"
-	"zos.internal/flist/tree"
 	"zos.internal/internal/fault"
 	"zos.internal/internal/progress"
 )
@@ -319,38 +317,4 @@ func (a *app) export(ctx context.Context, img *flist.Image, target string, stric
 		return err
 	}
 	return fault.Errorf(fault.Invalid, "the target %q is none of tar:FILE, oci:DIR, dir:DIR, fl:FILE", target)
-}
-
-func (a *app) exportTar(ctx context.Context, img *flist.Image, path string, w convert.WriteOptions) error {
-	if path == "-" {
-		return tar.Write(ctx, a.stdout, img.Tree, w)
-	}
-	f, err := os.CreateTemp(dirOf(path), ".export-*")
-	if err != nil {
-		return fault.Errorf(fault.Of(err), "export: %w", err)
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if err := tar.Write(ctx, f, img.Tree, w); err != nil {
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
-// writeDir writes a tree as a directory and says what could not be kept.
-func (a *app) writeDir(ctx context.Context, path string, root *tree.Node, w convert.WriteOptions) (lost int, err error) {
-	rep, err := dir.Write(ctx, path, root, w)
-	if err != nil {
-		return 0, err
-	}
-	for _, s := range rep.Skipped {
-		a.note("not kept: %s: %s", printable(s.Path), s.Reason)
-	}
-	if rep.Owners > 0 {
-		a.note("not kept: the owners of %d files; run it as root", rep.Owners)
-	}
-	return len(rep.Skipped) + rep.Owners, nil
 }
