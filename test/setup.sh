@@ -5,7 +5,7 @@
 set -eu
 
 run="crun mmdebstrap docker-registry ca-certificates"
-all="$run runc nginx-light curl qemu-system-x86 chromium btrfs-progs e2fsprogs xz-utils zstd cpio attr iproute2 gcc libc6-dev"
+all="$run runc nginx-light curl fuse3 qemu-system-x86 chromium btrfs-progs e2fsprogs xz-utils zstd cpio attr iproute2 gcc libc6-dev"
 
 case "${1:-}" in
 run) want=$run ;;
