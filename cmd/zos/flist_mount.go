@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"zos.internal/block"
 	"zos.internal/block/cache"
@@ -85,6 +86,12 @@ func (a *app) mountImage(ctx context.Context, img *flist.Image, m *block.Mirrors
 	if err != nil {
 		return nil, err
 	}
+	// Nobody tidies what is prepared until it is mounted.
+	unlock, err := lockFile(filepath.Join(h.RunDir, "prepared"), ".lock", unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	spec, err := lazy.Prepare(ctx, img, m, a.preparedDir(h, img.ID.String()), lazy.Spec{
 		Sources: append([]string{dir}, urls...), Tenant: tenant, Fill: o.fill, Record: a.tracesDir(img.ID),
 	})
@@ -109,6 +116,11 @@ func (a *app) unmountImage(ctx context.Context, target string) error {
 	if err := h.Unmount(ctx, target); err != nil {
 		return err
 	}
+	unlock, err := lockFile(filepath.Join(h.RunDir, "prepared"), ".lock", unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	used := make(map[string]bool)
 	infos, err := h.List()
 	if err != nil {
@@ -122,7 +134,7 @@ func (a *app) unmountImage(ctx context.Context, target string) error {
 		return nil
 	}
 	for _, d := range dirs {
-		if !used[d.Name()] {
+		if d.IsDir() && !used[d.Name()] {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(h.RunDir, "prepared", d.Name())))
 		}
 	}

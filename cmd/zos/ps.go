@@ -136,29 +136,38 @@ type runLine struct {
 	Exit  *compute.Exit `json:"exit,omitempty"`
 }
 
-// runs are the records of this run directory.
-func (a *app) runs(rt *compute.Runtime) ([]runLine, error) {
+// records are the runs of this run directory, ended ones included.
+func (a *app) records() ([]runRecord, error) {
 	dirs, err := os.ReadDir(a.runsDir())
-	if errors.Is(err, os.ErrNotExist) {
-		return []runLine{}, nil
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fault.Errorf(fault.Of(err), "list containers: %w", err)
 	}
+	var out []runRecord
+	for _, d := range dirs {
+		var r runRecord
+		b, err := os.ReadFile(filepath.Join(a.runPath(d.Name()), "run.json"))
+		if err == nil && json.Unmarshal(b, &r) == nil && r.ID == d.Name() {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+// runs are the records and what became of them.
+func (a *app) runs(rt *compute.Runtime) ([]runLine, error) {
+	records, err := a.records()
 	if err != nil {
 		return nil, err
 	}
 	out := []runLine{}
-	for _, d := range dirs {
-		var l runLine
-		b, err := os.ReadFile(filepath.Join(a.runPath(d.Name()), "run.json"))
-		if err != nil || json.Unmarshal(b, &l.runRecord) != nil {
-			continue
-		}
-		l.State = "ended"
-		if st, err := rt.State(d.Name()); err == nil {
+	for _, r := range records {
+		l := runLine{runRecord: r, State: "ended"}
+		if st, err := rt.State(r.ID); err == nil {
 			l.State = st.Phase
-		} else if a.runAlive(d.Name()) {
+		} else if a.runAlive(r.ID) {
 			l.State = "starting"
 		}
-		if b, err := os.ReadFile(filepath.Join(a.runPath(d.Name()), "exit.json")); err == nil {
+		if b, err := os.ReadFile(filepath.Join(a.runPath(r.ID), "exit.json")); err == nil {
 			l.Exit = new(compute.Exit)
 			if err := json.Unmarshal(b, l.Exit); err != nil {
 				l.Exit = nil

@@ -131,23 +131,16 @@ func (a *app) run(ctx context.Context, ref string, command []string, o *runOptio
 	if err := a.fill(&spec, img, command, o); err != nil {
 		return err
 	}
-	dir, release, err := a.claimRun(spec.ID)
+	rec := runRecord{ID: spec.ID, Name: spec.Name, Image: ref, ImageID: img.ID.String(), Publish: o.publish, Started: a.clock.Now(), Keep: !o.rm && o.readyFD > 0}
+	dir, release, err := a.claimRun(rec)
 	if err != nil {
 		return err
 	}
 	defer release()
-	rec := runRecord{ID: spec.ID, Name: spec.Name, Image: ref, ImageID: img.ID.String(), Publish: o.publish, Started: a.clock.Now(), Keep: !o.rm && o.readyFD > 0}
 	// What is undone at the end is undone although ctx is over by then.
 	after := context.WithoutCancel(ctx)
 	keep := false
 	defer func() { err = errors.Join(err, a.forget(after, spec.ID, keep)) }()
-	b, err := json.Marshal(rec)
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Write(filepath.Join(dir, "run.json"), b, 0o600); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(a.rootPath(spec.ID), 0o755); err != nil {
 		return err
 	}
@@ -317,22 +310,66 @@ func writableDirs(img *flist.Image) []string {
 	return out
 }
 
-// claimRun makes the directory of a run and locks it for the life of this
-// process: a lock that is free marks what a killed zos left.
-func (a *app) claimRun(id string) (string, func(), error) {
-	dir := a.runPath(id)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", nil, fault.Errorf(fault.Of(err), "start a container: %w", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+// claimRun makes the directory of a run, with its record, and locks it for the
+// life of this process: a lock that is free marks what a killed zos left. A name
+// that another container has is a Conflict.
+func (a *app) claimRun(rec runRecord) (string, func(), error) {
+	unlock, err := a.lockRuns()
 	if err != nil {
 		return "", nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		return "", nil, fault.Errorf(fault.Conflict, "container %s is running already", id)
+	defer unlock()
+	records, err := a.records()
+	if err != nil {
+		return "", nil, err
+	}
+	for _, r := range records {
+		if r.Name == rec.Name {
+			return "", nil, fault.Errorf(fault.Conflict, "a container is named %s already; stop it, remove it with zos rm, or choose another --name", rec.Name)
+		}
+	}
+	dir := a.runPath(rec.ID)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", nil, fault.Errorf(fault.Of(err), "start a container: %w", err)
+	}
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return "", nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		err = errors.Join(unix.Flock(int(lock.Fd()), unix.LOCK_EX), atomicfile.Write(filepath.Join(dir, "run.json"), b, 0o600))
+	}
+	if err != nil {
+		return "", nil, errors.Join(fault.Errorf(fault.Of(err), "start a container: %w", err), os.RemoveAll(dir))
 	}
 	return dir, func() { lock.Close() }, nil
+}
+
+// lockRuns is held while runs are added or the dead ones are removed, so that
+// neither takes a directory that the other just made.
+func (a *app) lockRuns() (func(), error) { return lockFile(a.runsDir(), ".lock", unix.LOCK_EX) }
+
+// lockFile waits for a lock on a file in dir, which is made if needed.
+func lockFile(dir, name string, how int) (func(), error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fault.Errorf(fault.Of(err), "lock %s: %w", dir, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fault.Errorf(fault.Of(err), "lock %s: %w", dir, err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fault.Errorf(fault.Of(err), "lock %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // forget takes away the mount of a run, and its record unless it is kept.
@@ -356,19 +393,8 @@ func (a *app) sweep(ctx context.Context, rt *compute.Runtime) error {
 	if _, err := network.Clean(ctx, a.networkOptions()); err != nil {
 		return err
 	}
-	dirs, err := os.ReadDir(a.runsDir())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := a.sweepRuns(ctx); err != nil {
 		return err
-	}
-	for _, d := range dirs {
-		id := d.Name()
-		if a.runAlive(id) {
-			continue
-		}
-		_, err := os.Stat(filepath.Join(a.runPath(id), "exit.json"))
-		if err := a.forget(ctx, id, err == nil); err != nil {
-			return err
-		}
 	}
 	h, err := a.host()
 	if err != nil {
@@ -378,6 +404,31 @@ func (a *app) sweep(ctx context.Context, rt *compute.Runtime) error {
 	return err
 }
 
+// sweepRuns removes the runs whose zos is gone, but keeps the log and the end of
+// those that ended by themselves.
+func (a *app) sweepRuns(ctx context.Context) error {
+	unlock, err := a.lockRuns()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	dirs, err := os.ReadDir(a.runsDir())
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		id := d.Name()
+		if !d.IsDir() || a.runAlive(id) {
+			continue
+		}
+		_, err := os.Stat(filepath.Join(a.runPath(id), "exit.json"))
+		if err := a.forget(ctx, id, err == nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // runAlive reports whether the zos that started a run lives.
 func (a *app) runAlive(id string) bool {
 	f, err := os.Open(filepath.Join(a.runPath(id), "lock"))
@@ -385,7 +436,7 @@ func (a *app) runAlive(id string) bool {
 		return false
 	}
 	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
 }
 
 // stdio is where the workload reads and writes.

@@ -48,13 +48,24 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			env.Defer(func() { noMountsBelow(t, env.WorkDir) })
+			env.Defer(func() { endContainers(env) })
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"hub":   startHub,
 			"setid": setID,
+			"app":   buildApp,
 		},
 	})
+}
+
+// endContainers stops what a script that failed left running.
+func endContainers(env *testscript.Env) {
+	var names strings.Builder
+	run(context.Background(), env.Getenv, []string{"ps", "-o", "name"}, strings.NewReader(""), &names, io.Discard)
+	for _, name := range strings.Fields(names.String()) {
+		run(context.Background(), env.Getenv, []string{"stop", name}, strings.NewReader(""), io.Discard, io.Discard)
+	}
 }
 
 // noMountsBelow is the leak check after each script.
@@ -136,4 +147,17 @@ func setID(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(errors.New("the command wrote nothing"))
 	}
 	ts.Setenv(args[0], line)
+}
+
+// buildApp builds the program that runs in containers: app FILE
+func buildApp(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: app FILE")
+	}
+	// The script has directories of its own; the compiler keeps its cache.
+	cmd := exec.Command("go", "build", "-o", ts.MkAbs(args[0]), "./testdata/app")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		ts.Fatalf("build the program for containers: %v\n%s", err, out)
+	}
 }
