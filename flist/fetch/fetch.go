@@ -104,7 +104,9 @@ type Device struct {
 	failing map[block.Name]struct{}
 	rec     *recorder
 
-	recording atomic.Bool
+	traced bool // a trace was brought in
+
+	recording, hasTrace atomic.Bool
 
 	n struct {
 		reads, readBytes, memory, disk, shared, failed atomic.Int64

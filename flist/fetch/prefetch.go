@@ -24,6 +24,13 @@ func (d *Device) Prefetch(ctx context.Context, t Trace) error {
 	if t.Image.String() != d.opt.Image {
 		return fault.Errorf(fault.Invalid, "prefetch for image %s: the trace is of image %v; record one of this image", d.opt.Image, t.Image)
 	}
+	if d.cache == nil {
+		return d.noCache()
+	}
+	d.mu.Lock()
+	d.traced = true
+	d.mu.Unlock()
+	d.hasTrace.Store(true)
 	_, err := d.bring(ctx, trace, d.opt.Budget, func(yield func(int) bool) {
 		for _, r := range t.Runs {
 			for i := int(r.First); i < int(r.First)+int(r.Count) && i < d.view.Chunks(); i++ {
@@ -34,6 +41,10 @@ func (d *Device) Prefetch(ctx context.Context, t Trace) error {
 		}
 	})
 	return err
+}
+
+func (d *Device) noCache() error {
+	return fault.Errorf(fault.Unsupported, "prefetch image %s: there is no cache to keep it in; open one", d.opt.Image)
 }
 
 // FillAll brings every chunk of the image into the cache, after everything that
@@ -57,7 +68,7 @@ func (d *Device) FillAll(ctx context.Context) error {
 // streams, and counts those that did not come.
 func (d *Device) bring(ctx context.Context, c class, budget int64, chunks func(func(int) bool)) (missing int, err error) {
 	if d.cache == nil {
-		return 0, fault.Errorf(fault.Unsupported, "prefetch image %s: there is no cache to keep it in", d.opt.Image)
+		return 0, d.noCache()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -42,20 +42,20 @@ func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
 	var few [8]part
 	parts := d.cut(few[:0], p, off)
 	missing := d.fromMemory(parts)
-	from, to, first := d.follow(off, int64(len(p)))
+	sp, first := d.follow(off, int64(len(p)))
 	if missing > 0 && d.cache != nil {
 		var err error
 		if missing, err = d.fromDisk(ctx, parts); err != nil {
 			return err
 		}
 	}
-	if first && missing > 0 && d.lacks(parts) {
-		from, to = d.open(off + int64(len(p)))
+	if missing > 0 && (first || sp.local || d.hasTrace.Load()) && d.lacks(parts) {
+		sp = d.lack(off+int64(len(p)), sp)
 	}
-	if missing == 0 && from == to {
+	if missing == 0 && sp.from == sp.to {
 		return nil
 	}
-	return d.load(ctx, parts, missing, from, to)
+	return d.load(ctx, parts, missing, sp)
 }
 
 // lacks reports whether a source has to be asked for a part.
@@ -147,16 +147,15 @@ func (d *Device) fromDisk(ctx context.Context, parts []part) (missing int, err e
 // maxTries is how often a read asks again for a chunk whose load was not its own.
 const maxTries = 8
 
-// load loads what parts lack and what lies between the device bytes from and to,
-// and waits for the parts.
-func (d *Device) load(ctx context.Context, parts []part, missing int, from, to int64) error {
+// load loads what parts lack and what sp says, and waits for the parts.
+func (d *Device) load(ctx context.Context, parts []part, missing int, sp span) error {
 	if missing > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d.opt.Deadline)
 		defer cancel()
 	}
 	own := d.want(parts)
-	d.start(own, d.wantAhead(from, to))
+	d.start(own, d.wantAhead(sp))
 	var failure error
 	for i := range parts {
 		p := &parts[i]
@@ -228,21 +227,20 @@ func (d *Device) want(parts []part) (own []*entry) {
 	return own
 }
 
-// wantAhead starts entries for the chunks between the device bytes from and to
-// that nobody has or loads.
-func (d *Device) wantAhead(from, to int64) (own []*entry) {
-	if from >= to {
+// wantAhead starts entries for the chunks of sp that nobody has or loads.
+func (d *Device) wantAhead(sp span) (own []*entry) {
+	if sp.from >= sp.to {
 		return nil
 	}
 	s := d.sched
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for x := range d.view.Range(uint64(from), uint64(to)) {
+	for x := range d.view.Range(uint64(sp.from), uint64(sp.to)) {
 		if x.Chunk == zeros {
 			continue
 		}
 		c := d.view.Chunk(int(x.Chunk))
-		if k := d.key(c.Name); s.entries[k] == nil {
+		if k := d.key(c.Name); s.entries[k] == nil && (!sp.local || d.cache.Has(d.opt.Domain, c.Name)) {
 			own = append(own, s.start(d, k, int(c.Plain)))
 		}
 	}

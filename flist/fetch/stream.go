@@ -10,6 +10,7 @@ type stream struct {
 	ahead  int64 // what is before this was asked for
 	window int64 // how much is asked for next
 	steady bool  // it continued at least once
+	lacked bool  // it came to a chunk that a source had to send
 	used   uint64
 }
 
@@ -28,9 +29,18 @@ func (s *stream) continues(off int64) bool {
 	return s.window > 0 && off >= s.next && off <= s.next+nearby
 }
 
-// follow notes a read and returns the device bytes to read ahead, from = to for
-// none. first says that the read belongs to no stream yet.
-func (d *Device) follow(off, n int64) (from, to int64, first bool) {
+// span is a range of device bytes to read ahead, empty if from = to.
+type span struct {
+	from, to int64
+	local    bool // only what is in the cache
+}
+
+// follow notes a read and returns what to read ahead. first says that the read
+// belongs to no stream yet.
+//
+// After a trace was brought in, a stream reads ahead from a source only once it
+// has left the trace: what the trace doesn't name is probably not needed.
+func (d *Device) follow(off, n int64) (sp span, first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.tick++
@@ -38,42 +48,47 @@ func (d *Device) follow(off, n int64) (from, to int64, first bool) {
 	for i := range d.streams {
 		s := &d.streams[i]
 		if s.continues(off) {
-			from, to = d.advance(s, off+n)
-			return from, to, false
+			return d.advance(s, off+n), false
 		}
 		if s.used < oldest.used {
 			oldest = s
 		}
 	}
 	*oldest = stream{next: off + n, ahead: off + n, window: d.opt.Ahead, used: d.tick}
-	return 0, 0, true
+	return span{}, true
 }
 
 // advance moves a stream on to end. mu is held.
-func (d *Device) advance(s *stream, end int64) (from, to int64) {
+func (d *Device) advance(s *stream, end int64) span {
 	s.used, s.steady = d.tick, true
 	s.next = max(s.next, end)
 	s.ahead = max(s.ahead, s.next)
 	if s.ahead-s.next >= s.window/2 || s.ahead >= d.size {
-		return 0, 0
+		return span{}
 	}
-	from, to = s.ahead, min(s.ahead+s.window, d.size)
-	s.ahead = to
+	sp := span{s.ahead, min(s.ahead+s.window, d.size), d.traced && !s.lacked}
+	s.ahead = sp.to
 	s.window = min(2*s.window, d.opt.MaxAhead)
-	return from, to
+	return sp
 }
 
-// open returns the bytes to read ahead of the stream that a first read has begun
-// and that continues at next: its chunks have to come from a source, and the
-// ones behind them cost little more.
-func (d *Device) open(next int64) (from, to int64) {
+// lack notes that a read that ends at next needs a source, and returns what to
+// ask for with it, since what is behind costs little more. sp is what follow
+// returned.
+func (d *Device) lack(next int64, sp span) span {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := range d.streams {
-		if s := &d.streams[i]; s.window > 0 && s.next == next && s.ahead == next {
-			s.ahead = min(next+s.window, d.size)
-			return next, s.ahead
+		s := &d.streams[i]
+		if s.window == 0 || s.next != next || s.lacked {
+			continue
 		}
+		s.lacked = true
+		if !s.steady || d.traced {
+			sp = span{next, min(next+s.window, d.size), false}
+			s.ahead = max(s.ahead, sp.to)
+		}
+		break
 	}
-	return 0, 0
+	return sp
 }
