@@ -362,6 +362,7 @@ func (a *app) publishTrace(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
+	t = lazy.Group(t, img.Map.Chunks)
 	key, err := a.key()
 	if err != nil {
 		return err
