@@ -44,6 +44,7 @@ func (c *Cache) load() {
 	}
 	c.resolveOverlaps()
 	c.checkSlabs()
+	_ = c.log.open()
 }
 
 // resolveOverlaps drops an entry of which a later record took pages. Entries

@@ -159,7 +159,7 @@ func (c *Cache) loadPins() {
 	}
 }
 
-func writePins(path string, pins []pin) error {
+func encodePins(pins []pin) []byte {
 	b := make([]byte, pinHeader, pinHeader+pinSize*len(pins))
 	for _, p := range pins {
 		b = append(b, p.key[:]...)
@@ -168,6 +168,11 @@ func writePins(path string, pins []pin) error {
 	copy(b, pinMagic)
 	binary.LittleEndian.PutUint32(b[8:], uint32(len(pins)))
 	binary.LittleEndian.PutUint32(b[12:], crc32.Checksum(b[pinHeader:], castagnoli()))
+	return b
+}
+
+func writePins(path string, pins []pin) error {
+	b := encodePins(pins)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func (c *Cache) stillThere(s *slot) bool { return s.slab.gen == s.gen && c.isAt(
 // isAt reports whether the entry is (again) that of s. mu is held.
 func (c *Cache) isAt(s *slot) bool {
 	e := c.idx.at(s.idx)
-	return e.size() == s.size && e.key == s.key && e.sealed() == s.sealed && e.slab == s.slab.id && e.page == s.page
+	return c.slabs[s.slab.id] == s.slab && e.size() == s.size && e.key == s.key && e.sealed() == s.sealed && e.slab == s.slab.id && e.page == s.page
 }
 
 // Has reports whether a chunk is in the cache, unread and so unverified.
@@ -414,22 +414,29 @@ func le32(b []byte) uint32 {
 // given up meanwhile, which explains the bad bytes.
 func (c *Cache) drop(l *loading, kind EventKind, err error) {
 	s := &l.s
+	c.mu.Lock()
 	if s.staged != nil {
-		c.mu.Lock()
-		here := c.idx.at(s.idx).key == s.key && c.idx.at(s.idx).size() == s.size
-		if here {
+		if e := c.idx.at(s.idx); e.key == s.key && e.size() == s.size {
 			c.forget(s.idx)
 		}
-		c.mu.Unlock()
 	} else {
-		c.mu.Lock()
-		if !c.stillThere(s) {
+		for !c.stillThere(s) {
+			if !c.isAt(s) {
+				c.mu.Unlock()
+				return
+			}
+			// Another slot of the slab was given up; this one may have been too
+			// and written again while it was read. Look once more.
+			s.gen = s.slab.gen
 			c.mu.Unlock()
-			return
+			if kind, err = c.recheck(s, kind, err); err == nil {
+				return
+			}
+			c.mu.Lock()
 		}
 		c.forget(s.idx)
-		c.mu.Unlock()
 	}
+	c.mu.Unlock()
 	if kind == Damaged {
 		c.n.damaged.Add(1)
 	} else {
@@ -454,6 +461,20 @@ func (c *Cache) drop(l *loading, kind EventKind, err error) {
 	}
 	e.Err = fault.Errorf(fault.Unavailable, "read %s from slab %d of the cache %s: %w; it was dropped and will be fetched again", what, e.Slab, c.dir, err)
 	c.event(e)
+}
+
+// recheck reads a slot again that was bad for the given reason.
+func (c *Cache) recheck(s *slot, kind EventKind, err error) (EventKind, error) {
+	n := roundUp(s.size)
+	b := c.bufs.get(n)
+	defer b.release()
+	if rerr := s.slab.readAt(b.mem[:n], int64(s.page)*page); rerr != nil {
+		return Lost, rerr
+	}
+	if s.sealed {
+		return kind, err // what was wrong may need the secret to see
+	}
+	return kindOf(b.mem[:n]), scrubSlot(s, b.mem[:n])
 }
 
 // forget removes an entry, remembers its pins and notes the drop for the index

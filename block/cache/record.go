@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 const recordSize = 64
@@ -75,10 +77,11 @@ func parseRecord(b []byte) (r record, ok bool) {
 
 // indexLog is the index file.
 type indexLog struct {
-	path    string
-	f       *os.File
-	records int64
-	damaged bool // must be written anew
+	path     string
+	f        *os.File
+	records  int64
+	reserved int64 // bytes that have their blocks
+	damaged  bool  // must be written anew
 }
 
 func (l *indexLog) close() {
@@ -115,14 +118,32 @@ func (l *indexLog) each(fn func(r record, ok bool)) error {
 	}
 }
 
-// append writes records behind the last whole one and syncs them.
-func (l *indexLog) append(records []byte) error {
+// reserveBytes of the disk are the index's before it needs them, so that it can
+// be written when chunks have filled the rest.
+const reserveBytes = 256 << 10
+
+// open opens the file for writing and reserves space. What fails here fails
+// again, and is told, when something is written.
+func (l *indexLog) open() error {
 	if l.f == nil {
 		f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE, 0o600)
 		if err != nil {
 			return err
 		}
 		l.f = f
+	}
+	if end := l.records * recordSize; end+reserveBytes/2 > l.reserved {
+		if unix.Fallocate(int(l.f.Fd()), unix.FALLOC_FL_KEEP_SIZE, end, reserveBytes) == nil {
+			l.reserved = end + reserveBytes
+		}
+	}
+	return nil
+}
+
+// append writes records behind the last whole one and syncs them.
+func (l *indexLog) append(records []byte) error {
+	if err := l.open(); err != nil {
+		return err
 	}
 	if _, err := l.f.WriteAt(records, l.records*recordSize); err != nil {
 		return err
@@ -160,6 +181,9 @@ func (l *indexLog) rewrite(next func([]byte) []byte) error {
 		return err
 	}
 	l.close()
-	l.f, l.records = f, n
+	l.f, l.records, l.reserved = f, n, 0
+	if err := l.open(); err != nil {
+		return err
+	}
 	return syncDir(filepath.Dir(l.path))
 }

@@ -237,12 +237,11 @@ func (c *Cache) writeFull() {
 		c.full = c.full[1:]
 		c.mu.Unlock()
 		err := c.write(st)
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			// Give up as much again and try once more: who else fills the disk
+		if diskKind(err) == fault.Exhausted {
+			// Give up as much and try once more: who else fills the disk
 			// may have been faster than the look at its free space.
-			if c.evict(2*int64(st.max)*page) == nil {
-				err = c.write(st)
-			}
+			_ = c.evict(int64(st.pages) * page) // less may do, for what is not placed yet
+			err = c.write(st)
 		}
 		c.settle(st, err)
 	}
@@ -323,11 +322,7 @@ func (c *Cache) settle(st *stage, err error) {
 			}
 		}
 		c.retryAt = c.opt.Clock.Now().Add(retryDelay)
-		kind := fault.Unavailable
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, fault.Exhausted) {
-			kind = fault.Exhausted
-		}
-		err = fault.Errorf(kind, "write to the cache %s: %w; chunks are served but not kept until it takes data again", c.dir, err)
+		err = fault.Errorf(diskKind(err), "write to the cache %s: %w; chunks are served but not kept until it takes data again", c.dir, err)
 		if c.broken == nil {
 			ev = &Event{Kind: Unwritable, Slab: -1, Chunks: lost, Err: err}
 		}
@@ -344,6 +339,14 @@ func (c *Cache) settle(st *stage, err error) {
 	if ev != nil {
 		c.event(*ev)
 	}
+}
+
+// diskKind is Exhausted for a full disk and Unavailable for the rest.
+func diskKind(err error) fault.Kind {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, fault.Exhausted) {
+		return fault.Exhausted
+	}
+	return fault.Unavailable
 }
 
 // commit makes what was written durable: first the slabs, then the records that
@@ -381,7 +384,7 @@ func (c *Cache) commit() {
 	c.mu.Lock()
 	first := c.broken == nil
 	if first {
-		c.broken = fault.Errorf(fault.Unavailable, "sync the cache %s: %w; new chunks may have to be fetched again after a restart", c.dir, err)
+		c.broken = fault.Errorf(diskKind(err), "sync the cache %s: %w; new chunks may have to be fetched again after a restart", c.dir, err)
 		c.retryAt = c.opt.Clock.Now().Add(retryDelay)
 	}
 	err = c.broken
