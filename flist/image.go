@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 
+	"golang.org/x/sync/errgroup"
+
 	"zos.internal/block"
 	"zos.internal/flist/chunkmap"
 	"zos.internal/flist/config"
@@ -69,10 +71,25 @@ func (img *Image) open(ctx context.Context, from block.Bucket) error {
 	case !root.Private():
 		img.Domain, dom = block.Domain{}, block.Domain{}
 	}
-	var err error
-	if img.Metadata, err = ReadObject(ctx, from, dom, root.Metadata); err != nil {
+	var mapBytes, configBytes, execBytes []byte
+	parts := []struct {
+		ref *Ref
+		to  *[]byte
+	}{{&root.Metadata, &img.Metadata}, {&root.Map, &mapBytes}, {&root.Config, &configBytes}, {root.Executables, &execBytes}}
+	// At once, because each of them is a round trip.
+	g, gctx := errgroup.WithContext(ctx)
+	for _, p := range parts {
+		if p.ref != nil {
+			g.Go(func() (err error) {
+				*p.to, err = ReadObject(gctx, from, dom, *p.ref)
+				return err
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
 		return err
 	}
+	var err error
 	var blocks uint64
 	if img.Tree, blocks, err = erofs.Check(img.Metadata); err != nil {
 		return err
@@ -83,24 +100,15 @@ func (img *Image) open(ctx context.Context, from block.Bucket) error {
 	if err := img.checkTree(); err != nil {
 		return err
 	}
-	if img.MapBytes, err = ReadObject(ctx, from, dom, root.Map); err != nil {
-		return err
-	}
+	img.MapBytes = mapBytes
 	if img.Map, err = chunkmap.Parse(img.MapBytes, blocks*BlockSize); err != nil {
 		return err
 	}
-	b, err := ReadObject(ctx, from, dom, root.Config)
-	if err != nil {
-		return err
-	}
-	if img.Config, err = config.Parse(b); err != nil {
+	if img.Config, err = config.Parse(configBytes); err != nil {
 		return err
 	}
 	if root.Executables != nil {
-		if b, err = ReadObject(ctx, from, dom, *root.Executables); err != nil {
-			return err
-		}
-		if img.Executables, err = executables.Parse(b); err != nil {
+		if img.Executables, err = executables.Parse(execBytes); err != nil {
 			return err
 		}
 	}

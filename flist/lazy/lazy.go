@@ -61,7 +61,18 @@ func Prepare(ctx context.Context, img *flist.Image, m *block.Mirrors, dir string
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return spec, fault.Errorf(fault.Of(err), "prepare image %v: %w", img.ID, err)
 	}
+	// The trace comes while the locator does: each is a round trip.
+	type hint struct {
+		trace fetch.Trace
+		ok    bool
+	}
+	hints := make(chan hint, 1)
+	go func() {
+		t, ok := publishedTrace(ctx, img.ID, m)
+		hints <- hint{t, ok}
+	}()
 	loc, err := m.Read(ctx, flist.LocatorKey(img.ID), 0, flist.MaxObject)
+	trace := <-hints
 	if err != nil {
 		return spec, fault.Errorf(fault.Of(err), "prepare image %v: read its locator: %w", img.ID, err)
 	}
@@ -75,8 +86,8 @@ func Prepare(ctx context.Context, img *flist.Image, m *block.Mirrors, dir string
 	if err := atomicfile.Write(filepath.Join(dir, locatorFile), loc, 0o600); err != nil {
 		return spec, err
 	}
-	if t, ok := publishedTrace(ctx, img.ID, m); ok {
-		b, err := t.Encode()
+	if trace.ok {
+		b, err := trace.trace.Encode()
 		if err == nil {
 			err = atomicfile.Write(filepath.Join(dir, traceFile), b, 0o600)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -84,7 +85,12 @@ func (h *badHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.only != "" && !strings.HasPrefix(r.URL.Path, h.only) {
 		mode = ""
 	}
-	h.log = append(h.log, r.URL.Path)
+	if r.Method != http.MethodHead { // asks for no bytes
+		h.log = append(h.log, r.URL.Path)
+	}
+	if os.Getenv("DBG") != "" {
+		fmt.Println(r.Method, r.URL.Path[:min(12, len(r.URL.Path))], r.Header.Get("Range"))
+	}
 	h.mu.Unlock()
 	if mode == "gone" {
 		panic(http.ErrAbortHandler)
