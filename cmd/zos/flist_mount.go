@@ -441,11 +441,32 @@ func (a *app) cacheCommand() *cobra.Command {
 	return cmd
 }
 
-// pin fetches all chunks of an image into the cache and keeps them there.
+// pin fetches all chunks of an image into the cache and keeps them there, and
+// its description into the local store: it starts without a hub from then on.
 func (a *app) pin(ctx context.Context, c *cache.Cache, args []string) error {
 	img, m, err := a.open(ctx, args[0])
 	if err != nil {
 		return err
+	}
+	hub, err := a.hub()
+	if err != nil {
+		return err
+	}
+	if hub != nil {
+		store, _, err := a.images()
+		if err != nil {
+			return err
+		}
+		if _, err := store.Stat(ctx, flist.RootKey(img.ID)); errors.Is(err, fault.NotFound) {
+			if _, err := hub.Pull(ctx, store, img.ID, client.PullOptions{MetadataOnly: true, Domain: img.Domain}); err != nil {
+				return err
+			}
+		}
+		if !isHex(args[0]) {
+			if err := a.copyPointer(ctx, hub, store, args[0]); err != nil && !errors.Is(err, fault.Unavailable) && !errors.Is(err, fault.NotFound) {
+				return err
+			}
+		}
 	}
 	loc, err := flist.ReadLocator(ctx, m, img)
 	if err != nil {
