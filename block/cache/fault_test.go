@@ -4,22 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"zos.internal/block"
-	"zos.internal/internal/fault"
 )
 
 // battery is a closed cache of a few small chunks, public and sealed.
@@ -317,125 +311,6 @@ func TestScrubKeepsItsRate(t *testing.T) {
 	})
 }
 
-// mountTmpfs mounts a small file system for a test.
-func mountTmpfs(t *testing.T, size string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size+",mode=0700"); err != nil {
-		t.Skipf("no tmpfs can be mounted here: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-func TestFullDisk(t *testing.T) {
-	dir := mountTmpfs(t, "5m")
-	var ev events
-	c := open(t, filepath.Join(dir, "cache"), Options{SlabSize: 1 << 20, OnEvent: ev.add})
-	// Others fill the disk; the cache can give up only what it has.
-	other := filepath.Join(dir, "other")
-	if err := os.WriteFile(other, make([]byte, 2<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var names []block.Name
-	var chunks [][]byte
-	for i := range 60 {
-		chunks = append(chunks, data(i, 60<<10))
-		names = append(names, block.Sum(chunks[i]))
-	}
-	heal(t, c, block.Domain{}, names, chunks)
-	if err := c.Flush(); err != nil {
-		t.Errorf("Flush = %v: giving up old chunks makes room for new ones", err)
-	}
-	for range 3 {
-		heal(t, c, block.Domain{}, names, chunks)
-	}
-	if s := c.Stat(); s.Evicted == 0 || s.Chunks == 0 {
-		t.Errorf("%d evicted, %d kept, want both", s.Evicted, s.Chunks)
-	}
-	// Now there is no room at all: pinned, and full.
-	if err := c.Flush(); err != nil {
-		t.Error(err)
-	}
-	if err := os.Truncate(other, 2<<20-64<<10); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Pin("all", block.Domain{}, names); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(other, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for err == nil {
-		_, err = f.Write(make([]byte, page))
-	}
-	heal(t, c, block.Domain{}, names, chunks)
-	if err := c.Flush(); !errors.Is(err, fault.Exhausted) || ev.count(Unwritable) != 1 {
-		t.Errorf("Flush on a full disk = %v, %d events, want Exhausted and 1", err, ev.count(Unwritable))
-	}
-	heal(t, c, block.Domain{}, names, chunks)
-}
-
-func TestDiskComesBack(t *testing.T) {
-	dir := mountTmpfs(t, "1m")
-	synctest.Test(t, func(t *testing.T) {
-		var ev events
-		c := open(t, filepath.Join(dir, "cache"), Options{SlabSize: 1 << 20, OnEvent: ev.add})
-		other := filepath.Join(dir, "other")
-		f, err := os.Create(other)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for err == nil {
-			_, err = f.Write(make([]byte, page))
-		}
-		f.Close()
-		chunk := data(1, 50000)
-		names := []block.Name{block.Sum(chunk)}
-		heal(t, c, block.Domain{}, names, [][]byte{chunk})
-		time.Sleep(time.Second) // until it was tried to write
-		if s := c.Stat(); s.Writable {
-			t.Error("a full disk is called writable")
-		}
-		if err := os.Remove(other); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(retryDelay)
-		heal(t, c, block.Domain{}, names, [][]byte{chunk})
-		time.Sleep(time.Second)
-		if s := c.Stat(); !s.Writable || s.Chunks != 1 || ev.count(Writable) != 1 {
-			t.Errorf("after the disk came back: %+v, events %v", s, ev.list)
-		}
-		c.Close()
-	})
-}
-
-func TestReadOnlyDisk(t *testing.T) {
-	dir := mountTmpfs(t, "4m")
-	sub := filepath.Join(dir, "cache")
-	dom, names, chunks := battery(t, sub)
-	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		t.Skipf("no read-only remount here: %v", err)
-	}
-	var ev events
-	c := open(t, sub, Options{SlabSize: 32 << 10, OnEvent: ev.add})
-	if n := heal(t, c, dom, names, chunks); n != 0 {
-		t.Errorf("%d chunks fetched although they can be read", n)
-	}
-	more := data(100, 3000)
-	heal(t, c, dom, []block.Name{block.Sum(more)}, [][]byte{more})
-	if err := c.Flush(); err == nil || ev.count(Unwritable) != 1 {
-		t.Errorf("Flush on a read-only disk = %v, events %v, want an error and one", err, ev.list)
-	}
-	heal(t, c, dom, append(names, block.Sum(more)), append(chunks, more))
-}
-
 // TestReadersAndEviction lets readers, writers, eviction, scrubs and pins meet.
 func TestReadersAndEviction(t *testing.T) {
 	var ev events
@@ -496,102 +371,4 @@ func TestReadersAndEviction(t *testing.T) {
 	if s := c.Stat(); s.Bytes > 1<<20 || s.Pinned != 0 || s.Evicted == 0 {
 		t.Errorf("in the end %+v", s)
 	}
-}
-
-// TestKilledWriter kills a process that fills a cache, at random points, and
-// opens what it left.
-func TestKilledWriter(t *testing.T) {
-	if dir := os.Getenv("ZOS_CACHE_TEST_DIR"); dir != "" {
-		writeUntilKilled(t, dir)
-		return
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	kept := 0
-	for round := range 8 {
-		cmd := exec.Command(exe, "-test.run=^TestKilledWriter$")
-		cmd.Env = append(os.Environ(), "ZOS_CACHE_TEST_DIR="+dir, fmt.Sprint("ZOS_CACHE_TEST_SEED=", round*10000))
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		// Kill it after some of the lines that it prints, one a flush.
-		lines := 2 + rand.IntN(6)
-		buf := make([]byte, 1)
-		for lines > 0 {
-			if _, err := out.Read(buf); err != nil {
-				t.Fatalf("the writer ended by itself: %v", err)
-			}
-			if buf[0] == '\n' {
-				lines--
-			}
-		}
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		cmd.Wait()
-		var ev events
-		c := open(t, dir, Options{SlabSize: 1 << 20, MaxBytes: 3 << 20, OnEvent: ev.add})
-		r, err := c.Scrub(t.Context(), 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.Bad != 0 || ev.count(Damaged)+ev.count(Lost) > 0 {
-			t.Errorf("round %d: %+v after a kill, events %v, want no record without its bytes", round, r, ev.list)
-		}
-		kept = r.Chunks
-		s := c.Stat()
-		if s.Chunks != r.Chunks || s.Bytes > 3<<20 {
-			t.Errorf("round %d: %+v, scrubbed %d", round, s, r.Chunks)
-		}
-		c.Close()
-	}
-	if kept == 0 {
-		t.Error("nothing survived")
-	}
-}
-
-func writeUntilKilled(t *testing.T, dir string) {
-	seed, err := strconv.Atoi(os.Getenv("ZOS_CACHE_TEST_SEED"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := open(t, dir, Options{SlabSize: 1 << 20, MaxBytes: 3 << 20, SyncDelay: time.Millisecond, FlushDelay: time.Millisecond})
-	for i := 0; i < 9000; i++ {
-		put(t, c, block.Domain{}, data(seed+i, 3000+i%70000))
-		if i%10 == 9 {
-			fmt.Println(strings.Repeat("x", 3))
-		}
-		if i%40 == 39 {
-			if err := c.Flush(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-}
-
-func FuzzRecord(f *testing.F) {
-	f.Add(record{kind: recordPut, slab: 3, page: 9, size: 70000, key: key{1}}.append(nil))
-	f.Add(record{kind: recordDrop, sealed: true, key: key{1}}.append(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r, ok := parseRecord(b)
-		if ok && !bytes.Equal(r.append(nil), b) {
-			t.Errorf("parseRecord takes %x, which append doesn't write", b)
-		}
-	})
-}
-
-func FuzzPins(f *testing.F) {
-	f.Add([]byte("ZOSPINS1\x00\x00\x00\x00\x00\x00\x00\x00"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if pins, err := parsePins(b); err == nil && !bytes.Equal(encodePins(pins), b) {
-			t.Errorf("parsePins takes %x, which encodePins doesn't write", b)
-		}
-	})
 }
