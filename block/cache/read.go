@@ -188,53 +188,67 @@ func (c *Cache) readRange(s *slot, p []byte, off int) bool {
 // The caller releases every Lease.
 func (c *Cache) Load(ctx context.Context, dom block.Domain, names []block.Name) []Lease {
 	got := make([]Lease, len(names))
+	c.LoadEach(ctx, dom, names, func(i int, l Lease) { got[i] = l })
+	return got
+}
+
+// LoadEach is Load that hands out each Lease when it is ready: it calls each
+// once for every name, with its place in names, from several goroutines and in
+// any order, about that of the disk. It returns when all are handed out.
+func (c *Cache) LoadEach(ctx context.Context, dom block.Domain, names []block.Name, each func(i int, l Lease)) {
 	want := make([]loading, 0, len(names))
+	var missing []int
 	c.mu.Lock()
 	for i, n := range names {
 		if s, ok := c.look(dom, n); ok {
 			want = append(want, loading{i, n, s})
+		} else {
+			missing = append(missing, i)
 		}
 	}
 	c.mu.Unlock()
-	c.n.misses.Add(int64(len(names) - len(want)))
-	runs := plan(want)
-	if len(runs) == 1 {
-		c.loadRun(dom, runs[0], got)
-	} else if len(runs) > 1 {
-		var wg sync.WaitGroup
-		next := make(chan []loading)
-		for range min(readers, len(runs)) {
-			wg.Go(func() {
-				for run := range next {
-					c.loadRun(dom, run, got)
-				}
-			})
-		}
-		for _, run := range runs {
-			if ctx.Err() != nil {
-				releaseStaged(run)
-				continue
-			}
-			next <- run
-		}
-		close(next)
-		wg.Wait()
-	}
-	for i := range want {
-		if got[want[i].i].Data != nil {
+	out := func(i int, l Lease) {
+		if l.Data != nil {
 			c.n.hits.Add(1)
 		} else {
 			c.n.misses.Add(1)
 		}
+		each(i, l)
 	}
-	return got
+	for _, i := range missing {
+		out(i, Lease{})
+	}
+	runs := plan(want)
+	if len(runs) == 1 {
+		c.loadRun(dom, runs[0], out)
+		return
+	}
+	var wg sync.WaitGroup
+	next := make(chan []loading)
+	for range min(readers, len(runs)) {
+		wg.Go(func() {
+			for run := range next {
+				c.loadRun(dom, run, out)
+			}
+		})
+	}
+	for _, run := range runs {
+		if ctx.Err() != nil {
+			giveUp(run, out)
+			continue
+		}
+		next <- run
+	}
+	close(next)
+	wg.Wait()
 }
 
-func releaseStaged(run []loading) {
+func giveUp(run []loading, out func(int, Lease)) {
 	for _, l := range run {
 		if l.s.staged != nil {
 			l.s.staged.release()
 		}
+		out(l.i, Lease{})
 	}
 }
 
@@ -278,10 +292,10 @@ func plan(want []loading) [][]loading {
 	return runs
 }
 
-func (c *Cache) loadRun(dom block.Domain, run []loading, got []Lease) {
+func (c *Cache) loadRun(dom block.Domain, run []loading, out func(int, Lease)) {
 	if s := run[0].s; s.staged != nil {
 		mem := s.staged.mem[s.stageOff : s.stageOff+roundUp(s.size)]
-		c.finish(dom, run[0], mem, s.staged, s.verified, got)
+		c.finish(dom, run[0], mem, s.staged, s.verified, out)
 		s.staged.release()
 		return
 	}
@@ -294,11 +308,12 @@ func (c *Cache) loadRun(dom block.Domain, run []loading, got []Lease) {
 	if err := first.slab.readAt(b.mem[:n], int64(first.page)*page); err != nil {
 		if len(run) > 1 {
 			for i := range run {
-				c.loadRun(dom, run[i:i+1], got)
+				c.loadRun(dom, run[i:i+1], out)
 			}
 			return
 		}
 		c.drop(&run[0], Lost, err)
+		out(run[0].i, Lease{})
 		return
 	}
 	c.mu.Lock()
@@ -309,21 +324,22 @@ func (c *Cache) loadRun(dom block.Domain, run []loading, got []Lease) {
 	c.mu.Unlock()
 	for i, l := range run {
 		at := (int(l.s.page) - int(first.page)) * page
-		c.finish(dom, l, b.mem[at:at+roundUp(l.s.size)], b, trusted[i], got)
+		c.finish(dom, l, b.mem[at:at+roundUp(l.s.size)], b, trusted[i], out)
 	}
 }
 
 // finish turns the bytes of a slot into the Lease of its chunk or drops it.
-func (c *Cache) finish(dom block.Domain, l loading, mem []byte, b *buffer, trusted bool, got []Lease) {
+func (c *Cache) finish(dom block.Domain, l loading, mem []byte, b *buffer, trusted bool, out func(int, Lease)) {
 	s := &l.s
 	if trusted && !s.sealed {
 		b.retain()
-		got[l.i] = Lease{mem[:s.size], b}
+		out(l.i, Lease{mem[:s.size], b})
 		return
 	}
 	plain, err := unslot(dom, l.name, mem, s.size, s.sealed)
 	if err != nil {
 		c.drop(&l, kindOf(mem), err)
+		out(l.i, Lease{})
 		return
 	}
 	if s.staged == nil {
@@ -335,9 +351,9 @@ func (c *Cache) finish(dom block.Domain, l loading, mem []byte, b *buffer, trust
 		c.mu.Unlock()
 	}
 	if s.sealed {
-		got[l.i] = Lease{Data: plain}
+		out(l.i, Lease{Data: plain})
 		return
 	}
 	b.retain()
-	got[l.i] = Lease{plain, b}
+	out(l.i, Lease{plain, b})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 
 	"zos.internal/block"
 	"zos.internal/block/cache"
@@ -264,9 +265,6 @@ func (d *Device) abandon(entries []*entry, err error) {
 	}
 }
 
-// groupBytes is about how much is read from the disk before readers see it.
-const groupBytes = 1 << 20
-
 func (d *Device) run(need, more []*entry) {
 	ctx, cancel := context.WithTimeout(d.ctx, d.opt.Deadline)
 	defer cancel()
@@ -290,15 +288,7 @@ func (d *Device) run(need, more []*entry) {
 		defer close(finished)
 		d.request(ctx, c, need, more)
 	}()
-	for len(here) > 0 {
-		n, size := 0, 0
-		for n < len(here) && size < groupBytes {
-			size += here[n].plain
-			n++
-		}
-		d.abandon(d.loadLocal(ctx, here[:n]), errors.New("it left the cache"))
-		here = here[n:]
-	}
+	d.abandon(d.loadLocal(ctx, here), errors.New("it left the cache"))
 	<-finished
 }
 
@@ -311,14 +301,17 @@ func (d *Device) loadLocal(ctx context.Context, entries []*entry) (missing []*en
 	for i, e := range entries {
 		names[i] = e.key.name
 	}
-	for i, l := range d.cache.Load(ctx, d.opt.Domain, names) {
+	var mu sync.Mutex
+	d.cache.LoadEach(ctx, d.opt.Domain, names, func(i int, l cache.Lease) {
 		if l.Data == nil {
+			mu.Lock()
 			missing = append(missing, entries[i])
-			continue
+			mu.Unlock()
+			return
 		}
 		d.n.disk.Add(1)
 		d.sched.loaded(entries[i], l.Data, l)
-	}
+	})
 	return missing
 }
 
