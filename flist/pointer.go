@@ -180,7 +180,7 @@ func OpenSignatures(b []byte, id ID) ([]Statement, error) {
 	}
 	var all []Signed
 	if err := canon.Unmarshal(b, &all); err != nil {
-		return nil, fault.Errorf(fault.Invalid, "open signatures of %v: %w", id, err)
+		return nil, fault.Errorf(fault.Invalid, "open signatures of %v: they are damaged (%w); fetch them again or sign the image anew", id, err)
 	}
 	out := make([]Statement, 0, len(all))
 	for _, s := range all {

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -15,6 +19,7 @@ import (
 	"zos.internal/flist/convert/fl"
 	"zos.internal/flist/erofs"
 	"zos.internal/flist/mount"
+	"zos.internal/internal/fault"
 	"zos.internal/internal/progress"
 )
 
@@ -300,7 +305,12 @@ func (a *app) flMount() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			spec, err := json.Marshal(flSpec{file, o.stores})
+			// Trees that look the same may have other contents.
+			sum, err := sumFile(file)
+			if err != nil {
+				return err
+			}
+			spec, err := json.Marshal(flSpec{file, o.stores, sum})
 			if err != nil {
 				return err
 			}
@@ -308,7 +318,7 @@ func (a *app) flMount() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			mounted, err := h.Mount(ctx, mount.Request{ID: "fl-" + block.Sum(meta).String(), Meta: meta, DeviceSize: dev.Size, Target: args[0], Spec: spec})
+			mounted, err := h.Mount(ctx, mount.Request{ID: "fl-" + block.Sum(spec).String(), Meta: meta, DeviceSize: dev.Size, Target: args[0], Spec: spec})
 			if err != nil {
 				return err
 			}
@@ -318,4 +328,18 @@ func (a *app) flMount() *cobra.Command {
 	}
 	o.flags(cmd, "store to read from instead of those in the .fl")
 	return cmd
+}
+
+// sumFile is the SHA-256 of a file.
+func sumFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fault.Errorf(fault.Of(err), "read the image: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fault.Errorf(fault.Of(err), "read %s: %w", path, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }

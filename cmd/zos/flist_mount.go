@@ -260,6 +260,7 @@ func (a *app) treeserverCommand() *cobra.Command {
 type flSpec struct {
 	File   string   `json:"fl"`
 	Stores []string `json:"stores"`
+	Sum    string   `json:"sum"` // SHA-256 of the file, so that another one in its place is noticed
 }
 
 // slots opens what a slot of the data server says: an image or a .fl.
@@ -267,6 +268,9 @@ func (a *app) slots(o *lazy.Opener) dataserver.Opener {
 	return func(s dataserver.Slot) (dataserver.Reader, error) {
 		var f flSpec
 		if err := json.Unmarshal(s.Spec, &f); err == nil && f.File != "" {
+			if sum, err := sumFile(f.File); err != nil || sum != f.Sum {
+				return nil, errors.Join(err, fault.Errorf(fault.Conflict, "serve %s: it is not the file that was mounted; unmount it and mount it again", f.File))
+			}
 			// The device fetches for as long as the slot is there.
 			return fl.OpenDevice(context.Background(), f.File, fl.ReadOptions{Stores: f.Stores})
 		}

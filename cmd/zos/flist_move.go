@@ -232,6 +232,10 @@ func (a *app) sign(ctx context.Context, store block.Bucket, id flist.ID, claims 
 	if err != nil && !errors.Is(err, fault.NotFound) {
 		return err
 	}
+	if _, bad := flist.OpenSignatures(old, id); len(old) > 0 && bad != nil {
+		a.note("warning: the signatures that were there are replaced: %v", bad)
+		old = nil
+	}
 	b, err := flist.SignImage(old, id, list, key)
 	if err != nil {
 		return err

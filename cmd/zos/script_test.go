@@ -6,15 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	ociname "github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -52,9 +62,10 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"hub":   startHub,
-			"setid": setID,
-			"app":   buildApp,
+			"hub":      startHub,
+			"setid":    setID,
+			"app":      buildApp,
+			"registry": startRegistry,
 		},
 	})
 }
@@ -160,4 +171,36 @@ func buildApp(ts *testscript.TestScript, neg bool, args []string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		ts.Fatalf("build the program for containers: %v\n%s", err, out)
 	}
+}
+
+// startRegistry runs a container registry until the script ends, with an image
+// of a directory, and sets the variable REGISTRY to its address:
+// registry NAME:TAG DIRECTORY
+func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: registry NAME:TAG DIRECTORY")
+	}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	ts.Defer(server.Close)
+	addr := server.Listener.Addr().String()
+	layer := ts.MkAbs("layer.tar")
+	if out, err := exec.Command("tar", "-C", ts.MkAbs(args[1]), "-cf", layer, ".").CombinedOutput(); err != nil {
+		ts.Fatalf("tar: %v\n%s", err, out)
+	}
+	l, err := tarball.LayerFromFile(layer)
+	ts.Check(err)
+	img, err := mutate.AppendLayers(empty.Image, l)
+	ts.Check(err)
+	img, err = mutate.ConfigFile(img, &v1.ConfigFile{OS: "linux", Architecture: runtime.GOARCH, RootFS: rootFS(ts, img)})
+	ts.Check(err)
+	tag, err := ociname.NewTag(addr+"/"+args[0], ociname.Insecure)
+	ts.Check(err)
+	ts.Check(remote.Write(tag, img))
+	ts.Setenv("REGISTRY", addr)
+}
+
+func rootFS(ts *testscript.TestScript, img v1.Image) v1.RootFS {
+	cf, err := img.ConfigFile()
+	ts.Check(err)
+	return cf.RootFS
 }

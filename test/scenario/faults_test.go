@@ -259,3 +259,36 @@ func TestHostileStore(t *testing.T) {
 	}
 	m.must("flist", "verify", id, "--deep")
 }
+
+// Damaged signatures and traces are said to be wrong, and keep nobody from the
+// image, whose id says what it is.
+func TestDamagedHints(t *testing.T) {
+	needMounts(t)
+	p := publish(t)
+	store := p.m.path("data", "images")
+	at := p.m.mountAt("mnt", p.id)
+	readBoth(t, at, p.want, false)
+	p.m.must("flist", "unmount", at)
+	p.m.await("the start is recorded", func() bool { return p.m.run("flist", "trace", "publish", p.id).code == 0 })
+	p.m.must("flist", "mount", p.id, at)
+	for _, dir := range []string{"s", "t"} {
+		path := filepath.Join(store, dir, p.id)
+		good, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range [][]byte{{}, good[:len(good)/2], append([]byte{good[0] ^ 1}, good[1:]...), noise(3, len(good))} {
+			write(t, path, bad, 0o644)
+			r := p.m.run("flist", "verify", p.id)
+			if dir == "s" && (r.code != 1 || strings.Contains(r.stderr, "panic")) {
+				t.Errorf("verify with damaged signatures: %v", r)
+			}
+			m, at := p.mounted(t, p.hub.URL)
+			readBoth(t, at, p.want, false)
+			if r := m.run("flist", "inspect", p.name); r.code != 0 {
+				t.Logf("inspect with damaged %s: %v", dir, r)
+			}
+		}
+		write(t, path, good, 0o644)
+	}
+}

@@ -43,7 +43,22 @@ func answer(addr string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// inContainers reports whether a process with that argument runs.
+// cgroups are those of the machine's containers.
+func cgroups(m *machine) (out []string) {
+	runs, _ := os.ReadDir(m.path("run", "run"))
+	for _, r := range runs {
+		if !r.IsDir() {
+			continue
+		}
+		for _, pattern := range []string{"/sys/fs/cgroup/zos-", "/sys/fs/cgroup/*/zos-", "/sys/fs/cgroup/*/*/zos-"} {
+			found, _ := filepath.Glob(pattern + r.Name())
+			out = append(out, found...)
+		}
+	}
+	return out
+}
+
+// running reports whether a process with that argument runs.
 func running(arg string) bool {
 	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, d := range dirs {
@@ -88,6 +103,10 @@ func TestKillRun(t *testing.T) {
 			if len(links) != 1 {
 				t.Fatalf("the networks are %v %v", links, tables)
 			}
+			groups := cgroups(m)
+			if len(groups) == 0 {
+				t.Fatal("the container has no cgroup: the test proves nothing")
+			}
 			victims := m.processes("victim")
 			if len(victims) != 1 {
 				t.Fatalf("%d processes of the run", len(victims))
@@ -103,6 +122,11 @@ func TestKillRun(t *testing.T) {
 				t.Errorf("detached %v, %s: the container runs on", detached, cure)
 			}
 			gone(t, links, tables)
+			for _, g := range groups {
+				if _, err := os.Stat(g); err == nil {
+					t.Errorf("the cgroup %s is left", g)
+				}
+			}
 			m.idle()
 			if out := m.must("ps", "-o", "name"); out != "" {
 				t.Errorf("ps still shows %q", out)
