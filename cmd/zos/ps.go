@@ -280,7 +280,7 @@ func (a *app) rmCommand() *cobra.Command {
 
 func (a *app) logsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "logs NAME", Short: "Show what a detached container wrote", Args: args(1, 1),
+		Use: "logs NAME", Short: "Show what a detached container wrote, at least the last 8 MiB", Args: args(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			rt, err := a.workloads()
 			if err != nil {
@@ -290,12 +290,10 @@ func (a *app) logsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			f, err := os.Open(a.logPath(l.ID))
-			if err != nil {
+			err = copyLog(a.stdout, a.logPath(l.ID))
+			if errors.Is(err, os.ErrNotExist) {
 				return fault.Errorf(fault.NotFound, "container %s has no log: only detached containers have one", l.Name)
 			}
-			defer f.Close()
-			_, err = io.Copy(a.stdout, f)
 			return err
 		},
 	}

@@ -444,11 +444,11 @@ func (a *app) stdio(id string, o *runOptions) (compute.Stdio, func(), error) {
 	if o.readyFD == 0 {
 		return compute.Stdio{In: a.stdin, Out: a.stdout, Err: a.stderr}, func() {}, nil
 	}
-	f, err := os.OpenFile(a.logPath(id), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	l, err := openLog(a.logPath(id), maxLog)
 	if err != nil {
 		return compute.Stdio{}, nil, err
 	}
-	return compute.Stdio{Out: f, Err: f}, func() { f.Close() }, nil
+	return compute.Stdio{Out: l, Err: l}, func() { l.Close() }, nil
 }
 
 // ready tells the zos that waits for a detached run how it went.
