@@ -48,7 +48,7 @@ func TestSameIdEverywhere(t *testing.T) {
 			continue // owners can't be kept
 		}
 		// Through every format and back.
-		for _, to := range []string{"tar", "dir"} {
+		for _, to := range []string{"tar", "dir", "oci"} {
 			at := m.path("out." + to)
 			m.must("flist", "export", id, "--to", to+":"+at)
 			if again := m.must("flist", "build", to+":"+at, "-o", "name"); again != want {

@@ -241,8 +241,16 @@ func loadImage(ctx context.Context, src source, m *manifest) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newImage(raw, m.Config.Digest, m.Layers)
+	im, err := newImage(raw, m.Config.Digest, m.Layers)
+	if err == nil && m.Annotations[anyPlatform] == "any" {
+		im.platform = platform{}
+	}
+	return im, err
 }
+
+// anyPlatform is the annotation of a manifest whose image is for any platform,
+// although its configuration has to name one.
+const anyPlatform = "zos.platform"
 
 func newImage(raw []byte, digest string, layers []descriptor) (*image, error) {
 	var c imageConfig

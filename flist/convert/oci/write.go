@@ -180,10 +180,15 @@ func fill(ctx context.Context, tmp string, root *tree.Node, cfg *config.Config, 
 		Config: &descriptor{MediaType: typeOCIConfig, Digest: w.Config, Size: size},
 		Layers: []descriptor{{MediaType: mediaType, Digest: w.Layer, Size: w.LayerSize}},
 	}
+	d := descriptor{MediaType: typeOCIManifest, Platform: &p}
+	if opts.Platform == "" {
+		// The configuration must name one; reading it back gives none again.
+		m.Annotations, d.Platform = map[string]string{anyPlatform: "any"}, nil
+	}
 	if w.Manifest, size, err = putJSON(tmp, m); err != nil {
 		return nil, err
 	}
-	d := descriptor{MediaType: typeOCIManifest, Digest: w.Manifest, Size: size, Platform: &p}
+	d.Digest, d.Size = w.Manifest, size
 	if opts.Name != "" {
 		d.Annotations = map[string]string{refName: opts.Name}
 	}
