@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -87,9 +86,6 @@ func (h *badHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method != http.MethodHead { // asks for no bytes
 		h.log = append(h.log, r.URL.Path)
-	}
-	if os.Getenv("DBG") != "" {
-		fmt.Println(r.Method, r.URL.Path[:min(12, len(r.URL.Path))], r.Header.Get("Range"))
 	}
 	h.mu.Unlock()
 	if mode == "gone" {
