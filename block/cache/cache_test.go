@@ -355,3 +355,35 @@ func TestEverythingPinnedIsExhaustedNotWrong(t *testing.T) {
 	}
 	wantAll(t, c, block.Domain{}, names, chunks)
 }
+
+func TestSlotThatWasGivenUpIsNotTrusted(t *testing.T) {
+	c := open(t, t.TempDir(), Options{SlabSize: 64 << 10, MaxBytes: 64 << 10})
+	keep, chunk := data(1, 100), data(2, 5000)
+	names := put(t, c, block.Domain{}, keep, chunk)
+	if _, err := c.Pin("keep", block.Domain{}, names[:1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	wantAll(t, c, block.Domain{}, names, [][]byte{keep, chunk})
+	c.mu.Lock()
+	s, ok := c.look(block.Domain{}, names[1])
+	c.mu.Unlock()
+	p := make([]byte, 10)
+	if !ok || !s.verified || !c.readRange(&s, p, 0) {
+		t.Fatalf("readRange of a chunk that is there: %+v", s)
+	}
+	c.wmu.Lock()
+	_ = c.evict(64 << 10)
+	c.wmu.Unlock()
+	if c.readRange(&s, p, 0) {
+		t.Error("a slot that was evicted between look and read is trusted")
+	}
+	if !bytes.Equal(put(t, c, block.Domain{}, chunk)[0][:], names[1][:]) || c.Flush() != nil {
+		t.Fatal("put it again")
+	}
+	if c.readRange(&s, p, 0) {
+		t.Error("a slot that was evicted and written again between look and read is trusted")
+	}
+}

@@ -372,3 +372,68 @@ func TestReadersAndEviction(t *testing.T) {
 		t.Errorf("in the end %+v", s)
 	}
 }
+
+func TestFirstReadChecksTheWholeChunk(t *testing.T) {
+	dir := t.TempDir()
+	_, names, chunks := battery(t, dir)
+	f, err := os.OpenFile(filepath.Join(dir, "slab-0000"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// The last byte of the chunk in pages 2 and 3 is wrong, its first page right.
+	if _, err := f.WriteAt([]byte{chunks[2][4999] ^ 1}, 2*page+4999); err != nil {
+		t.Fatal(err)
+	}
+	var ev events
+	c := open(t, dir, Options{SlabSize: 32 << 10, OnEvent: ev.add})
+	p := make([]byte, 10)
+	if ok, err := c.ReadVerified(t.Context(), block.Domain{}, names[0], p, 0); ok || err != nil {
+		t.Errorf("ReadVerified of a chunk that was not read before = %v, %v, want a miss", ok, err)
+	}
+	if ok, err := c.ReadAt(t.Context(), block.Domain{}, names[2], p, 0); ok || err != nil || ev.count(Damaged) != 1 {
+		t.Errorf("ReadAt of a damaged chunk = %v, %v, events %v, want a miss and one", ok, err, ev.list)
+	}
+	if ok, err := c.ReadAt(t.Context(), block.Domain{}, names[0], p, 4086); !ok || err != nil || !bytes.Equal(p, chunks[0][4086:]) {
+		t.Errorf("ReadAt of a good chunk = %v, %v, want its last bytes", ok, err)
+	}
+	before := c.Stat()
+	if ok, err := c.ReadVerified(t.Context(), block.Domain{}, names[0], p, 5); !ok || err != nil || !bytes.Equal(p, chunks[0][5:15]) {
+		t.Errorf("ReadVerified after the first read = %v, %v, want its bytes", ok, err)
+	}
+	if s := c.Stat(); s.Verified != before.Verified || s.ReadBytes-before.ReadBytes != page {
+		t.Errorf("the second read checked %d chunks and read %d bytes, want 0 and %d", s.Verified-before.Verified, s.ReadBytes-before.ReadBytes, page)
+	}
+}
+
+// TestCrashBetweenSyncs opens what is on the disk while the cache writes and
+// evicts: no record names bytes that are not there.
+func TestCrashBetweenSyncs(t *testing.T) {
+	opt := Options{SlabSize: 256 << 10, MaxBytes: 1 << 20, SyncDelay: 1 << 40, SyncBytes: 1 << 40}
+	dir := t.TempDir()
+	c := open(t, dir, opt)
+	found := 0
+	for i := range 400 {
+		put(t, c, block.Domain{}, data(i, 20000))
+		if i%20 != 19 {
+			continue
+		}
+		c.wmu.Lock() // nothing is written while the files are copied
+		snap := filepath.Join(t.TempDir(), "snap")
+		if err := os.CopyFS(snap, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		c.wmu.Unlock()
+		var ev events
+		after := open(t, snap, Options{SlabSize: 256 << 10, OnEvent: ev.add})
+		r, err := after.Scrub(t.Context(), 0)
+		if err != nil || r.Bad > 0 || len(ev.list) > 0 {
+			t.Fatalf("after %d chunks: %+v, %v, events %v", i+1, r, err, ev.list)
+		}
+		found += r.Chunks
+		after.Close()
+	}
+	if found == 0 {
+		t.Error("no chunk was ever found after a crash")
+	}
+}
