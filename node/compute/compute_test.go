@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,6 +22,9 @@ func eachDriver(t *testing.T, f func(t *testing.T, driver string)) {
 	}
 }
 
+// idPrefix marks the workloads of this test process.
+func idPrefix() string { return "t" + strconv.Itoa(os.Getpid()) + "x" }
+
 func testID(t testing.TB) string {
 	id := strings.Map(func(r rune) rune {
 		switch {
@@ -31,7 +35,8 @@ func testID(t testing.TB) string {
 		}
 		return -1
 	}, t.Name())
-	return "t-" + id[max(0, len(id)-30):]
+	prefix := idPrefix()
+	return prefix + id[max(0, len(id)-(MaxName-len(prefix))):]
 }
 
 // sh runs a shell command in a container and returns its output.
@@ -112,6 +117,9 @@ func checkMounts(t *testing.T, level Level, userns, proc string) {
 		}
 		if f[2] == "devtmpfs" && has("ro") && strings.HasPrefix(f[1], "/proc/") {
 			continue // the null device over a masked file
+		}
+		if strings.HasPrefix(f[1], "/sys") && !has("ro") {
+			t.Errorf("/sys is writable: %s", line)
 		}
 		// proc and sysfs never execute, whatever their flags say.
 		if level != Off && !has("noexec") && f[2] != "proc" && f[2] != "sysfs" && !(f[2] == "tmpfs" && has("ro")) {

@@ -32,6 +32,7 @@ var scratch = []string{"/run", "/tmp", "/var/tmp"}
 type mountPlan struct {
 	binds   []Mount  // staged sources, in the order of their targets
 	scratch []string // targets of tmpfs mounts
+	sys     string   // a staged /sys; "" lets the runtime mount one
 	idBase  uint32   // first host id of the user namespace; 0 is none
 }
 
@@ -142,7 +143,11 @@ func mounts(s Spec, plan mountPlan) []specs.Mount {
 	add("/dev/pts", "devpts", "devpts", []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"})
 	add("/dev/shm", "tmpfs", "shm", flags("nodev", "mode=1777", fmt.Sprintf("size=%d", shmSize(s))))
 	add("/dev/mqueue", "mqueue", "mqueue", []string{"nosuid", "noexec", "nodev"})
-	add("/sys", "sysfs", "sysfs", []string{"nosuid", "noexec", "nodev", "ro"})
+	if plan.sys != "" {
+		add("/sys", "bind", plan.sys, []string{"bind", "nosuid", "noexec", "nodev", "ro"})
+	} else {
+		add("/sys", "sysfs", "sysfs", []string{"nosuid", "noexec", "nodev", "ro"})
+	}
 	return append(ms, own...)
 }
 

@@ -114,6 +114,9 @@ func (g *stage) prepare() error {
 			return fault.Errorf(fault.Unavailable, "make /dev noexec: %w", err)
 		}
 	}
+	if err := g.sysfs(); err != nil {
+		return fault.Errorf(fault.Unavailable, "stage /sys: %w", err)
+	}
 	rootfs := filepath.Join(g.dir, "bundle", "rootfs")
 	attr := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
 	if !g.spec.WritableRoot {
@@ -163,6 +166,38 @@ func (g *stage) prepare() error {
 		return nil // the runtime makes mount points itself
 	}
 	return g.graftAll(rootfs)
+}
+
+// sysfs stages a /sys of the workload's network. A user namespace may not
+// mount one for a network that is not its own, and the runtimes would then
+// show the host's, writable and with its cgroups.
+func (g *stage) sysfs() error {
+	if g.user < 0 || g.spec.NetNS == "" {
+		return nil
+	}
+	at := filepath.Join(g.dir, "m", "sys")
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return err
+	}
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(home)
+	there, err := unix.Open(g.spec.NetNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(there)
+	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	err = unix.Mount("sysfs", at, "sysfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if herr := unix.Setns(home, unix.CLONE_NEWNET); err == nil {
+		err = herr
+	}
+	g.plan.sys = at
+	return err
 }
 
 func (g *stage) mounted(target string) bool {

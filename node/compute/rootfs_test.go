@@ -39,6 +39,11 @@ func testRoot(tb testing.TB, programs ...string) string {
 			tb.Fatal(err)
 		}
 	}
+	for _, d := range []string{"tmp", "var/tmp"} {
+		if err := os.Chmod(filepath.Join(root, d), 0o777|os.ModeSticky); err != nil {
+			tb.Fatal(err)
+		}
+	}
 	// The directories above must let other user ids through to the root.
 	for p := filepath.Dir(root); p != "/" && p != os.TempDir(); p = filepath.Dir(p) {
 		if err := os.Chmod(p, 0o755); err != nil {
@@ -201,7 +206,7 @@ func runtimeFor(tb testing.TB) *Runtime {
 // workloads.
 func checkLeaks(tb testing.TB) {
 	tb.Helper()
-	for _, pattern := range []string{cgroupRoot + "/zos-t-*", cgroupRoot + "/*/zos-t-*"} {
+	for _, pattern := range []string{cgroupRoot + "/zos-" + idPrefix() + "*", cgroupRoot + "/*/zos-" + idPrefix() + "*"} {
 		left, err := filepath.Glob(pattern)
 		if err != nil || len(left) > 0 {
 			tb.Errorf("cgroups are left: %v %v", left, err)

@@ -209,6 +209,7 @@ func (c *Container) stage(s Spec, base uint32) (*stage, error) {
 	if err := g.settle(c.r.path(s.ID)); err != nil {
 		return nil, err
 	}
+	c.State.Room = g.dir
 	return g, g.prepare()
 }
 

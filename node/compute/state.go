@@ -47,6 +47,7 @@ type State struct {
 	Sealed    Level     `json:"sealed"`
 	UserNS    string    `json:"userns"` // "on", or why not
 	IDBase    uint32    `json:"id_base,omitempty"`
+	Room      string    `json:"room"` // where the runtime sees the state directory
 	StartedAt time.Time `json:"started_at"`
 	Exit      *Exit     `json:"exit,omitempty"`
 }
