@@ -319,3 +319,27 @@ func TestDamagedCacheIsHealedFromTheSource(t *testing.T) {
 		t.Errorf("%d chunks found damaged, %d fetched again, want %d", damaged, len(src.asked), want)
 	}
 }
+
+func TestReaderThatGoesAwayIsNoFault(t *testing.T) {
+	im := oneFile(t, 1)
+	var ev events
+	src := im.source()
+	entered := make(chan struct{}, 1)
+	src.gate = func(ctx context.Context, n []block.Name) error {
+		entered <- struct{}{}
+		return hang(ctx, n)
+	}
+	d := open(t, im, nil, src, Options{OnEvent: ev.add})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-entered
+		cancel()
+	}()
+	if err := d.ReadAt(ctx, make([]byte, 10), 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("ReadAt of a reader that went away = %v", err)
+	}
+	d.Close()
+	if len(ev.list) > 0 || d.Stats().Failed > 0 {
+		t.Errorf("events %v, %d failed, want none", ev.list, d.Stats().Failed)
+	}
+}

@@ -287,3 +287,30 @@ func TestRandomReadOfTheCacheDoesNotReadAhead(t *testing.T) {
 		t.Errorf("20 random reads read %d chunks and made %d requests, want about 20 and 0", s.CacheHits, src.count())
 	}
 }
+
+func TestWarmReadsAllocateLittle(t *testing.T) {
+	im := oneFile(t, 1)
+	c := openCache(t)
+	d := open(t, im, c, im.source(), Options{})
+	readAll(t, d, im, 128<<10)
+	p := make([]byte, 16<<10)
+	if n := testing.AllocsPerRun(100, func() {
+		if err := d.ReadAt(t.Context(), p, 300<<10); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 2 {
+		t.Errorf("a read from memory allocates %v times, want at most 2", n)
+	}
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	fresh := open(t, im, c, nil, Options{Scheduler: NewScheduler(SchedulerOptions{MemoryBytes: 1})})
+	readAll(t, fresh, im, 64<<10)
+	if n := testing.AllocsPerRun(100, func() {
+		if err := fresh.ReadAt(t.Context(), p, 300<<10); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 4 {
+		t.Errorf("a read from the cache allocates %v times, want at most 4", n)
+	}
+}

@@ -150,6 +150,7 @@ const maxTries = 8
 
 // load loads what parts lack and what sp says, and waits for the parts.
 func (d *Device) load(ctx context.Context, parts []part, missing int, sp span) error {
+	reader := ctx
 	if missing > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d.opt.Deadline)
@@ -181,7 +182,9 @@ func (d *Device) load(ctx context.Context, parts []part, missing int, sp span) e
 		}
 		if err != nil && failure == nil {
 			failure = fault.Errorf(fault.Of(err), "read image %s: %w", d.opt.Image, err)
-			d.failed(p.name, failure)
+			if reader.Err() == nil && d.ctx.Err() == nil {
+				d.failed(p.name, failure)
+			}
 		}
 	}
 	return failure

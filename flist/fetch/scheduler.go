@@ -55,7 +55,7 @@ func NewScheduler(opt SchedulerOptions) *Scheduler {
 }
 
 type ticket struct {
-	go_ chan struct{}
+	turn chan struct{} // closed when it may go
 }
 
 // acquire waits for a place for a request of class c. The caller releases it.
@@ -66,14 +66,14 @@ func (s *Scheduler) acquire(ctx context.Context, c class) error {
 	s.dispatch()
 	s.mu.Unlock()
 	select {
-	case <-t.go_:
+	case <-t.turn:
 		return nil
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	select {
-	case <-t.go_: // at the same moment
+	case <-t.turn: // at the same moment
 		s.running[c]--
 	default:
 		for i, q := range s.queue[c] {
@@ -104,7 +104,7 @@ func (s *Scheduler) dispatch() {
 			t := s.queue[c][0]
 			s.queue[c] = s.queue[c][1:]
 			s.running[c]++
-			close(t.go_)
+			close(t.turn)
 		}
 	}
 }
