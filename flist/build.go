@@ -28,6 +28,8 @@ type BuildOptions struct {
 	// Bases are images in the same bucket whose packs are used again for
 	// chunks that they already hold.
 	Bases []ID
+	// Near are like Bases, but one that can't be used is passed over.
+	Near []ID
 	// Workers is the number of encoders; 0 is one per processor.
 	Workers int
 	// Progress is called with the content bytes read so far and in all.

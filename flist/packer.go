@@ -21,25 +21,72 @@ type place struct {
 // loadBases indexes the chunks that the base images have in their packs.
 func loadBases(ctx context.Context, from block.Bucket, opt BuildOptions) (map[block.Name]place, error) {
 	known := make(map[block.Name]place)
+	packs := make(map[block.Name]bool)
 	for _, id := range opt.Bases {
-		img, err := Open(ctx, from, id, OpenOptions{Domain: opt.Domain})
-		if err != nil {
-			return nil, fault.Errorf(fault.Of(err), "build image: open its base: %w", err)
+		if err := loadBase(ctx, from, id, opt.Domain, known, packs); err != nil {
+			return nil, fault.Errorf(fault.Of(err), "build image: open its base %v: %w", id, err)
 		}
-		if img.Root.Private() != opt.Domain.Private() {
-			continue // its chunks have other names
-		}
-		loc, err := ReadLocator(ctx, from, img)
-		if err != nil {
-			return nil, fault.Errorf(fault.Of(err), "build image: open its base: %w", err)
-		}
-		for i, c := range img.Map.Chunks {
-			if w := loc.Where[i]; w.Stored != 0 {
-				known[c.Name] = place{loc.Packs[w.Pack], w.Off, w.Stored}
-			}
+	}
+	for _, id := range opt.Near {
+		// What is not whole lends nothing.
+		if err := loadBase(ctx, from, id, opt.Domain, known, packs); err != nil && ctx.Err() != nil {
+			return nil, fault.Errorf(fault.Unavailable, "build image: %w", ctx.Err())
 		}
 	}
 	return known, nil
+}
+
+// loadBase adds the chunks of an image to known. It reads the map and the
+// locator only; packs remembers which ones are there.
+func loadBase(ctx context.Context, from block.Bucket, id ID, dom block.Domain, known map[block.Name]place, packs map[block.Name]bool) error {
+	b, err := from.Read(ctx, RootKey(id), 0, MaxRoot+1)
+	if err != nil {
+		return err
+	}
+	if block.Sum(b) != id {
+		return fault.Errorf(fault.Invalid, "the root has another hash; fetch it from another source")
+	}
+	root, err := ParseRoot(b)
+	if err != nil {
+		return err
+	}
+	if root.Private() != dom.Private() {
+		return nil // its chunks have other names
+	}
+	if own := dom.ID(); root.Private() && string(root.Domain) != string(own[:]) {
+		return fault.Errorf(fault.Denied, "it belongs to another tenant than the given secret")
+	}
+	plain, err := ReadObject(ctx, from, dom, root.Map)
+	if err != nil {
+		return err
+	}
+	m, err := chunkmap.Parse(plain, root.DeviceBlocks*BlockSize)
+	if err != nil {
+		return err
+	}
+	loc, err := ReadLocator(ctx, from, &Image{ID: id, Map: m})
+	if err != nil {
+		return err
+	}
+	for _, p := range loc.Packs {
+		if packs[p.Name] {
+			continue
+		}
+		size, err := from.Stat(ctx, PackPrefix+p.Name.String())
+		if err != nil {
+			return err
+		}
+		if size != p.Size {
+			return fault.Errorf(fault.Invalid, "pack %v has %d bytes, the locator says %d", p.Name, size, p.Size)
+		}
+		packs[p.Name] = true
+	}
+	for i, c := range m.Chunks {
+		if w := loc.Where[i]; w.Stored != 0 {
+			known[c.Name] = place{loc.Packs[w.Pack], w.Off, w.Stored}
+		}
+	}
+	return nil
 }
 
 // ReadLocator fetches the list of packs that hold the chunks of img.

@@ -142,12 +142,12 @@ func (a *app) build(ctx context.Context, source string, o *buildOptions) (out *b
 	if err := o.configure(res); err != nil {
 		return nil, err
 	}
-	bases, err := a.bases(ctx, store, o)
+	bases, near, err := a.bases(ctx, store, o)
 	if err != nil {
 		return nil, err
 	}
 	rep, err := flist.Build(ctx, res.Root, store, flist.BuildOptions{
-		Config: res.Config, Platform: first(o.platform, res.Platform), Domain: dom, Bases: bases,
+		Config: res.Config, Platform: first(o.platform, res.Platform), Domain: dom, Bases: bases, Near: near,
 		Progress: func(done, total int64) { bar.Update("build", done, total) },
 	})
 	if err != nil {
@@ -210,40 +210,31 @@ func (o *buildOptions) configure(res *convert.Result) error {
 	return nil
 }
 
-// bases are the images whose chunks a build uses again.
-func (a *app) bases(ctx context.Context, store block.Bucket, o *buildOptions) ([]flist.ID, error) {
-	var ids []flist.ID
-	switch {
-	case o.noBase:
-	case len(o.bases) > 0:
-		for _, ref := range o.bases {
-			id, _, err := a.resolve(ctx, ref)
-			if err != nil {
-				return nil, err
-			}
-			ids = append(ids, id)
-		}
-	default:
-		dom, _, err := a.domain()
+// bases are the images whose chunks a build uses again: those that the user
+// named, or any in the store.
+func (a *app) bases(ctx context.Context, store block.Bucket, o *buildOptions) (named, near []flist.ID, err error) {
+	if o.noBase {
+		return nil, nil, nil
+	}
+	for _, ref := range o.bases {
+		id, _, err := a.resolve(ctx, ref)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		m := block.NewMirrors(nil, block.Source{Name: "store", Bucket: store})
-		for key, err := range store.List(ctx, "r/") {
-			if err != nil {
-				return nil, err
-			}
-			id, err := block.ParseName(strings.TrimPrefix(key, "r/"))
-			if err != nil {
-				continue
-			}
-			// Only images that are whole here can lend their chunks.
-			if rep, err := flist.Verify(ctx, m, id, flist.VerifyOptions{Domain: dom}); err == nil && len(rep.Problems) == 0 {
-				ids = append(ids, id)
-			}
+		named = append(named, id)
+	}
+	if len(named) > 0 {
+		return named, nil, nil
+	}
+	for key, err := range store.List(ctx, "r/") {
+		if err != nil {
+			return nil, nil, err
+		}
+		if id, err := block.ParseName(strings.TrimPrefix(key, "r/")); err == nil {
+			near = append(near, id)
 		}
 	}
-	return ids, nil
+	return nil, near, nil
 }
 
 func parseTime(s string) (int64, error) {

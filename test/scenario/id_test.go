@@ -57,3 +57,26 @@ func TestSameIdEverywhere(t *testing.T) {
 		}
 	}
 }
+
+// An image in the store that lost a pack lends its chunks to nobody.
+func TestBuildBesideADamagedImage(t *testing.T) {
+	m := newMachine(t)
+	m.must("key", "new")
+	write(t, m.path("tree", "big"), noise(1, 1<<20), 0o644)
+	first := m.must("flist", "build", m.path("tree"), "-o", "name")
+	packs, err := os.ReadDir(m.path("data", "images", "p"))
+	if err != nil || len(packs) != 1 {
+		t.Fatalf("%d packs, %v", len(packs), err)
+	}
+	if err := os.Remove(m.path("data", "images", "p", packs[0].Name())); err != nil {
+		t.Fatal(err)
+	}
+	write(t, m.path("tree", "small"), []byte("small"), 0o644)
+	second := m.must("flist", "build", m.path("tree"), "-o", "name")
+	m.must("flist", "verify", second, "--deep")
+	if r := m.run("flist", "verify", first); r.code != 1 {
+		t.Errorf("verify of an image without its pack: %v", r)
+	}
+	// Asked for by name it is an error.
+	m.fails(3, "base", "flist", "build", m.path("tree"), "--base", first)
+}
