@@ -317,10 +317,14 @@ func (r *Runtime) remove(ctx context.Context, id string, st State) error {
 	if err := removeCgroup(id); err != nil {
 		return fault.Errorf(fault.Unavailable, "container %s: %w", id, err)
 	}
-	if err := os.RemoveAll(r.path(id)); err != nil {
-		return fault.Errorf(fault.Unavailable, "container %s: remove its state: %w", id, err)
+	// A dying owner may still write into the directory.
+	var err error
+	for range 10 {
+		if err = os.RemoveAll(r.path(id)); err == nil {
+			return nil
+		}
 	}
-	return nil
+	return fault.Errorf(fault.Unavailable, "container %s: remove its state: %w", id, err)
 }
 
 // Clean ends and removes every workload whose owner is dead, and returns
