@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // buffer is page-aligned memory that several leases may share. It returns to
@@ -21,32 +23,91 @@ func (b *buffer) retain() { b.refs.Add(1) }
 
 func (b *buffer) release() {
 	if n := b.refs.Add(-1); n == 0 {
-		b.pool.classes[b.class].Put(b)
+		b.pool.put(b)
 	} else if n < 0 {
 		panic("cache: a lease was released twice")
 	}
 }
 
-// bufPool has buffers of 4 KiB, 8 KiB … 8 MiB.
+// bufPool has buffers of 4 KiB, 8 KiB … 8 MiB, cut from arenas that are mapped
+// and kept for the next use: on the heap, the collector would let as much again
+// of them pile up, and direct I/O is faster into huge pages.
 type bufPool struct {
-	classes [12]sync.Pool
+	mu     sync.Mutex
+	free   [12][]*buffer
+	arenas [][]byte
+	out    int  // buffers in use
+	closed bool // unmap the arenas when none is
 }
 
-// get returns a buffer of at least n bytes with one reference.
+const (
+	hugePage   = 2 << 20
+	arenaBytes = 2 * hugePage
+)
+
+// get returns a buffer of at least n bytes with one reference. Its bytes are
+// anything.
 func (p *bufPool) get(n int) *buffer {
 	class := 0
 	if n > page {
 		class = bits.Len(uint(n-1)) - bits.Len(uint(page-1))
 	}
-	b, _ := p.classes[class].Get().(*buffer)
-	if b == nil {
-		size := page << class
-		raw := make([]byte, size+page)
-		skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(raw))) & (page - 1))
-		b = &buffer{mem: raw[skip : skip+size : skip+size], pool: p, class: class}
+	p.mu.Lock()
+	if len(p.free[class]) == 0 {
+		p.grow(class)
 	}
+	l := len(p.free[class]) - 1
+	b := p.free[class][l]
+	p.free[class] = p.free[class][:l]
+	p.out++
+	p.mu.Unlock()
 	b.refs.Store(1)
 	return b
+}
+
+// grow maps an arena and cuts it. mu is held.
+func (p *bufPool) grow(class int) {
+	size := page << class
+	total := max(arenaBytes, size)
+	mem, err := unix.Mmap(-1, 0, total+hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		panic("cache: out of memory for a buffer: " + err.Error())
+	}
+	p.arenas = append(p.arenas, mem)
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(mem))) & (hugePage - 1))
+	mem = mem[skip : skip+total]
+	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // a kernel without them works too
+	for at := total - size; at >= 0; at -= size {
+		p.free[class] = append(p.free[class], &buffer{mem: mem[at : at+size : at+size], pool: p, class: class})
+	}
+}
+
+func (p *bufPool) put(b *buffer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free[b.class] = append(p.free[b.class], b)
+	p.out--
+	p.unmap()
+}
+
+// close gives the memory back as soon as nobody uses it.
+func (p *bufPool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.unmap()
+}
+
+// unmap is part of put and close. mu is held.
+func (p *bufPool) unmap() {
+	if !p.closed || p.out > 0 {
+		return
+	}
+	for _, mem := range p.arenas {
+		_ = unix.Munmap(mem)
+	}
+	p.arenas = nil
+	clear(p.free[:])
 }
 
 // Lease is the plain bytes of one chunk, checked, in memory that the cache

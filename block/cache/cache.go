@@ -266,6 +266,7 @@ func (c *Cache) Close() error {
 	}
 	c.log.close()
 	c.lock.Close()
+	c.bufs.close()
 	return err
 }
 

@@ -387,3 +387,31 @@ func TestSlotThatWasGivenUpIsNotTrusted(t *testing.T) {
 		t.Error("a slot that was evicted and written again between look and read is trusted")
 	}
 }
+
+func TestMemoryIsGivenBack(t *testing.T) {
+	c := open(t, t.TempDir(), Options{SlabSize: 4 << 20})
+	chunk := data(1, 100000)
+	names := put(t, c, block.Domain{}, chunk)
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		for _, l := range c.Load(t.Context(), block.Domain{}, names) {
+			l.Release()
+		}
+	}
+	if n := len(c.bufs.arenas); n > 2 {
+		t.Errorf("%d arenas for one chunk and one stage, want at most 2", n)
+	}
+	l := c.Load(t.Context(), block.Domain{}, names)[0]
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(l.Data, chunk) {
+		t.Error("a lease loses its bytes when the cache is closed")
+	}
+	l.Release()
+	if len(c.bufs.arenas) != 0 || c.bufs.out != 0 {
+		t.Errorf("%d arenas and %d buffers are left after Close", len(c.bufs.arenas), c.bufs.out)
+	}
+}

@@ -38,9 +38,10 @@ func BenchmarkColdSequential(b *testing.B) {
 	p := make([]byte, 128<<10)
 	b.SetBytes(n * size)
 	b.ReportAllocs()
+	s := NewScheduler(SchedulerOptions{})
 	for b.Loop() {
 		c.Distrust()
-		d, err := New(v, n*size, c, nil, Options{Image: "bench"})
+		d, err := New(v, n*size, c, nil, Options{Image: "bench", Scheduler: s})
 		if err != nil {
 			b.Fatal(err)
 		}
