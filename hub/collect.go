@@ -129,7 +129,13 @@ func (s *Server) Unpin(ctx context.Context, id flist.ID) error {
 // rescueImage takes everything that an image needs out of the waste.
 func (s *Server) rescueImage(ctx context.Context, id flist.ID) error {
 	used := make(map[string]bool)
-	if err := s.markImage(ctx, id, used); err != nil {
+	err := s.markImage(ctx, id, used)
+	if fault.Of(err) == fault.NotFound {
+		// A collection took the locator while the push was under way: the
+		// publisher sends it again.
+		return protocol.Missing("image "+id.String(), []string{flist.LocatorKey(id)})
+	}
+	if err != nil {
 		return err
 	}
 	return s.waste.rescue(ctx, s.store, used)

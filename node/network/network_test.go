@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -69,14 +68,23 @@ func needRoot(t *testing.T) {
 	t.Cleanup(func() { checkLeaks(t) })
 }
 
+// testIDs are the containers that the tests of this package make. Others may
+// run beside them.
+var testIDs = []string{"t-nftables", "t-proxy", "t-other", "t-iso", "t-clean"}
+
 func checkLeaks(t *testing.T) {
 	t.Helper()
+	ours := make(map[string]bool)
+	for _, id := range testIDs {
+		link, table := names(id)
+		ours[link], ours[table] = true, true
+	}
 	links, err := netlink.LinkList()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, l := range links {
-		if strings.HasPrefix(l.Attrs().Name, "zv") {
+		if ours[l.Attrs().Name] {
 			t.Errorf("the link %s is left", l.Attrs().Name)
 		}
 	}
@@ -89,7 +97,7 @@ func checkLeaks(t *testing.T) {
 		return
 	}
 	for _, tab := range tables {
-		if strings.HasPrefix(tab.Name, "zos_") {
+		if ours[tab.Name] {
 			t.Errorf("the table %s is left", tab.Name)
 		}
 	}
