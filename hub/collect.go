@@ -138,7 +138,22 @@ func (s *Server) rescueImage(ctx context.Context, id flist.ID) error {
 	if err != nil {
 		return err
 	}
-	return s.waste.rescue(ctx, s.store, used)
+	if err := s.waste.rescue(ctx, s.store, used); err != nil {
+		return err
+	}
+	// What was gone already was not rescued. From here on nothing of it goes.
+	var missing []string
+	for _, k := range slices.Sorted(maps.Keys(used)) {
+		_, err := s.store.Stat(ctx, k)
+		switch {
+		case err == nil || k == flist.TraceKey(id) || k == flist.SignaturesKey(id):
+		case fault.Of(err) == fault.NotFound:
+			missing = append(missing, k)
+		default:
+			return err
+		}
+	}
+	return protocol.Missing("image "+id.String(), missing)
 }
 
 // markImage adds the keys that the image needs to live.
