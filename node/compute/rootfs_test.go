@@ -3,6 +3,7 @@ package compute
 import (
 	"context"
 	"debug/elf"
+	"encoding/json"
 	"io"
 	"io/fs"
 	"os"
@@ -211,5 +212,16 @@ func checkLeaks(tb testing.TB) {
 		if err != nil || len(left) > 0 {
 			tb.Errorf("cgroups are left: %v %v", left, err)
 		}
+	}
+}
+
+func writeJSON(tb testing.TB, path string, v any) {
+	tb.Helper()
+	text, err := json.MarshalIndent(v, "", " ")
+	if err == nil {
+		err = os.WriteFile(path, text, 0o600)
+	}
+	if err != nil {
+		tb.Fatal(err)
 	}
 }
