@@ -3,8 +3,9 @@ package block_test
 import (
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -18,9 +19,13 @@ import (
 // toolchain that runs the test.
 func corpus(b *testing.B, n int) []byte {
 	b.Helper()
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		b.Skipf("the go command doesn't say where it is: %v", err)
+	}
 	var data []byte
 	for _, pattern := range []string{"bin/go", "src/runtime/*.go", "src/net/http/*.go", "pkg/tool/*/compile"} {
-		files, _ := filepath.Glob(filepath.Join(runtime.GOROOT(), pattern))
+		files, _ := filepath.Glob(filepath.Join(strings.TrimSpace(string(goroot)), pattern))
 		for _, f := range files {
 			p, err := os.ReadFile(f)
 			if err == nil {

@@ -91,8 +91,8 @@ func TestHTTPRefusesOddServers(t *testing.T) {
 		{"busy", answer(429, ""), fault.Unavailable},
 		{"gone", answer(410, ""), fault.NotFound},
 		{"empty", answer(204, ""), fault.Invalid},
-		{"redirect to another host", http.RedirectHandler("http://elsewhere.invalid/x", 302), fault.Denied},
-		{"redirect for ever", http.RedirectHandler("/base/k", 302), fault.Invalid},
+		{"redirect to another host", http.RedirectHandler("http://elsewhere.invalid/x", http.StatusFound), fault.Denied},
+		{"redirect for ever", http.RedirectHandler("/base/k", http.StatusFound), fault.Invalid},
 		{"breaks off", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Range", "bytes 2-5/100")
 			w.Header().Set("Content-Length", "4")

@@ -126,9 +126,8 @@ func (x *index) add(pack block.Name, size int64, entries []block.PackEntry) *pac
 	slices.SortFunc(d.byName, func(a, b int32) int { return compare(entries[a].Name, entries[b].Name) })
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	n, ok := x.num[pack]
-	if !ok {
-		n = uint32(len(x.packs))
+	if _, ok := x.num[pack]; !ok {
+		n := uint32(len(x.packs))
 		x.packs = append(x.packs, pack)
 		x.num[pack] = n
 		for _, e := range entries {

@@ -3,8 +3,8 @@ package erofs
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -65,11 +65,12 @@ func scan(tb testing.TB, dirs ...string) (*tree.Node, uint64, int) {
 // realTree is /usr with the Go toolchain and the module cache.
 func realTree(tb testing.TB) (*tree.Node, uint64, int) {
 	dirs := []string{"/usr"}
-	if !strings.HasPrefix(runtime.GOROOT(), "/usr/") {
-		dirs = append(dirs, runtime.GOROOT())
-	}
-	if home, err := os.UserHomeDir(); err == nil {
-		dirs = append(dirs, filepath.Join(home, "go/pkg/mod"))
+	if out, err := exec.Command("go", "env", "GOROOT", "GOMODCACHE").Output(); err == nil {
+		for _, dir := range strings.Fields(string(out)) {
+			if !strings.HasPrefix(dir, "/usr/") {
+				dirs = append(dirs, dir)
+			}
+		}
 	}
 	root, blocks, names := scan(tb, dirs...)
 	if names < 10000 {
