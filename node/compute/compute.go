@@ -27,6 +27,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"zos.internal/flist/executables"
@@ -111,6 +112,8 @@ type Runtime struct {
 	log   *slog.Logger
 	clock clock.Clock
 	tweak tweaks
+
+	filters sync.Map // paths of runtimes that are known to install call filters
 }
 
 // New makes a Runtime. It needs root.

@@ -292,3 +292,33 @@ func TestStartFails(t *testing.T) {
 		}
 	})
 }
+
+// A machine that can't hold a level refuses it (row F6) and still runs
+// containers without a seal.
+func TestLevelNotHeld(t *testing.T) {
+	needContainers(t)
+	root := testRoot(t)
+	without := filepath.Join(t.TempDir(), "actions")
+	if err := os.WriteFile(without, []byte("trace allow\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	unfiltered := filepath.Join(t.TempDir(), "crun")
+	if err := os.WriteFile(unfiltered, []byte("#!/bin/sh\necho crun version 1 +CAP\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, tweak := range map[string]tweaks{"kernel": {actions: without}, "runtime": {driver: unfiltered}} {
+		r := runtimeFor(t)
+		r.tweak = tweak
+		s := Spec{ID: testID(t), RootFS: root, Argv: []string{"/bin/true"}}
+		_, err := r.Run(t.Context(), s, Stdio{})
+		if k := fault.Of(err); k != fault.Unavailable && k != fault.Unsupported {
+			t.Errorf("%s without filters: %v, want a refusal", name, err)
+		}
+		if name == "kernel" {
+			s.Sealed = Off
+			if exit, err := r.Run(t.Context(), s, Stdio{}); err != nil || exit.Code != 0 {
+				t.Errorf("%s at off: %+v, %v", name, exit, err)
+			}
+		}
+	}
+}

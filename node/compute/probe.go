@@ -87,12 +87,15 @@ func Probe(ctx context.Context) (Caps, error) {
 	if c.Cgroup != "" && !c.Limits {
 		miss("limits", "the memory, cpu or pids controller can't be used", "run on the host or in a container with its own cgroup")
 	}
-	// A filter is "supported" if the kernel knows the action that it needs.
-	if b, err := os.ReadFile("/proc/sys/kernel/seccomp/actions_avail"); err == nil {
-		c.Seccomp = strings.Contains(string(b), "errno") && strings.Contains(string(b), "kill_process")
-	}
+	c.Seccomp = kernelFilters(seccompActions)
 	if !c.Seccomp {
 		miss("seccomp", "the kernel has no call filters", "use a kernel with CONFIG_SECCOMP_FILTER")
+	}
+	if len(c.Runtimes) > 0 && c.Version != "" {
+		if err := runtimeFilters(ctx, c.Runtimes[0]); err != nil {
+			c.Seccomp = false
+			miss("seccomp", err.Error(), "install the distribution's crun or runc")
+		}
 	}
 	if root {
 		probeMounts(&c, miss)
@@ -113,6 +116,51 @@ func Probe(ctx context.Context) (Caps, error) {
 		}
 	}
 	return c, nil
+}
+
+// seccompActions lists what a filter of this kernel may answer.
+const seccompActions = "/proc/sys/kernel/seccomp/actions_avail"
+
+// kernelFilters reports whether the kernel knows the answers that the filter
+// gives.
+func kernelFilters(file string) bool {
+	b, err := os.ReadFile(file)
+	return err == nil && strings.Contains(string(b), "errno") && strings.Contains(string(b), "kill_thread")
+}
+
+// runtimeFilters reports a runtime that was built without call filters: it
+// would start the workload without one and say nothing.
+func runtimeFilters(ctx context.Context, driver string) error {
+	out, err := exec.CommandContext(ctx, driver, "--version").Output()
+	if err != nil {
+		return fault.Errorf(fault.Unavailable, "%s --version: %w", driver, err)
+	}
+	if s := strings.ToLower(string(out)); !strings.Contains(s, "+seccomp") && !strings.Contains(s, "libseccomp") {
+		return fault.Errorf(fault.Unsupported, "%s was built without call filters", driver)
+	}
+	return nil
+}
+
+// holds refuses a level that this machine can't hold.
+func (r *Runtime) holds(ctx context.Context, driver string, level Level) error {
+	if level == Off {
+		return nil
+	}
+	actions := seccompActions
+	if r.tweak.actions != "" {
+		actions = r.tweak.actions
+	}
+	if !kernelFilters(actions) {
+		return fault.Errorf(fault.Unavailable, "seal at %s: the kernel has no call filters; use a kernel with CONFIG_SECCOMP_FILTER, or set sealed: off", level)
+	}
+	if _, known := r.filters.Load(driver); known {
+		return nil
+	}
+	if err := runtimeFilters(ctx, driver); err != nil {
+		return fault.Errorf(fault.Of(err), "seal at %s: %w; install the distribution's crun or runc, or set sealed: off", level, err)
+	}
+	r.filters.Store(driver, true)
+	return nil
 }
 
 // limits reports whether the controllers are there.

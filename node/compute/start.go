@@ -28,6 +28,9 @@ import (
 type tweaks struct {
 	config func(*specs.Spec)
 	loose  bool // stage mounts without locks
+
+	actions string // instead of seccompActions
+	driver  string // instead of an installed runtime
 }
 
 // Container is a workload that this process started.
@@ -62,8 +65,14 @@ func (r *Runtime) Start(ctx context.Context, spec Spec, stdio Stdio) (*Container
 	if err != nil {
 		return nil, fault.Errorf(fault.Of(err), "container %s: %w", s.ID, err)
 	}
+	if r.tweak.driver != "" {
+		driver = r.tweak.driver
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, fault.Errorf(fault.Unavailable, "container %s: %w", s.ID, err)
+	}
+	if err := r.holds(ctx, driver, s.Sealed); err != nil {
+		return nil, fault.Errorf(fault.Of(err), "container %s: %w", s.ID, err)
 	}
 	// The main process is to be our child when the runtime program ends.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
