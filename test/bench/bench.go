@@ -161,7 +161,9 @@ func (b *bench) env(who, hub string) []string {
 		"ZOS_CONFIG=/dev/null", "ZOS_HUB="+hub, "ZOS_KEY=", "ZOS_TENANT_KEY=", "ZOS_CONTEXT=")
 }
 
-func (b *bench) path(elem ...string) string { return filepath.Join(append([]string{b.dir}, elem...)...) }
+func (b *bench) path(elem ...string) string {
+	return filepath.Join(append([]string{b.dir}, elem...)...)
+}
 
 // run runs zos and decodes its JSON output into out, if not nil.
 func (b *bench) runZos(ctx context.Context, who, hub string, out any, args ...string) error {

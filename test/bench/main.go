@@ -43,6 +43,7 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		{"warm", "mounted image, everything in memory, to native ext4 on the same tree", warm},
 		{"cold", "mounted image, chunks in the cache but not in memory and not verified, to native ext4 with caches dropped", cold},
+		{"upgrade", "bytes that an upgrade moves and that two versions store, to fixed blocks and whole files", upgrade},
 	}
 }
 
