@@ -169,6 +169,10 @@ func warm(ctx context.Context, b *bench) error {
 }
 
 func (b *bench) warmReads(suffix, peer, theirs, ours string, files []string) error {
+	// What was written just now lies in memory in other pieces than what was read.
+	if err := dropCaches(); err != nil {
+		return err
+	}
 	buf := make([]byte, 1<<20)
 	for _, dir := range []string{theirs, ours} { // into memory
 		if err := statWalk(dir); err != nil {
