@@ -112,7 +112,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentPreRunE = a.prepare
 	root.AddCommand(
 		a.versionCommand(), a.doctorCommand(), a.environmentTopic(), a.keyCommand(),
-		a.flistCommand(), a.flCommand(), a.hubCommand(), a.runCommand(), a.psCommand(), a.stopCommand(), a.logsCommand(), a.rmCommand(), a.cleanCommand(),
+		a.flistCommand(), a.flCommand(), a.hubCommand(), a.runCommand(), a.psCommand(), a.stopCommand(), a.logsCommand(), a.auditCommand(), a.guardCommand(), a.rmCommand(), a.cleanCommand(),
 	)
 	return root
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"zos.internal/flist"
 	"zos.internal/flist/executables"
@@ -101,6 +102,9 @@ func (a *app) run(ctx context.Context, ref string, command []string, o *runOptio
 	if o.detach {
 		return a.detach(ctx, ref, command, o)
 	}
+	if o.readyFD > 0 {
+		unix.CloseOnExec(o.readyFD) // whoever waits must not wait for our children
+	}
 	img, m, err := a.open(ctx, ref)
 	if err != nil {
 		return err
@@ -125,6 +129,11 @@ func (a *app) run(ctx context.Context, ref string, command []string, o *runOptio
 		return err
 	}
 	spec.RootFS = a.rootPath(spec.ID)
+	stopGuard, err := a.startGuard(spec, img)
+	if err != nil {
+		return err
+	}
+	defer stopGuard()
 	net, err := network.Attach(ctx, network.Options{ID: spec.ID, Dir: a.networkOptions(), Publish: ports, Log: a.logger()})
 	if err != nil {
 		return err

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"zos.internal/flist"
+	"zos.internal/flist/executables"
+	"zos.internal/internal/fault"
+	"zos.internal/node/compute"
+	"zos.internal/node/compute/guard"
+)
+
+// maxAudit is the most bytes of audit records that a container leaves: a record
+// is made once for each file, so only an image with very many programs gets
+// there.
+const maxAudit = 16 << 20
+
+func (a *app) auditPath(id string) string  { return filepath.Join(a.runPath(id), "audit") }
+func (a *app) recordPath(id string) string { return filepath.Join(a.runPath(id), "executables") }
+
+// guardCommand is the process that the kernel asks before a program of an image
+// starts. It ends with the zos that started it: when its stdin closes.
+func (a *app) guardCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "guard ID", Hidden: true, Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id := args[0]
+			b, err := os.ReadFile(a.recordPath(id))
+			if err != nil {
+				return err
+			}
+			list, err := executables.Parse(b)
+			if err != nil {
+				return err
+			}
+			audit, err := os.OpenFile(a.auditPath(id), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+			if err != nil {
+				return err
+			}
+			defer audit.Close()
+			ctx, cancel := context.WithCancel(cmd.Context())
+			defer cancel()
+			go func() {
+				io.Copy(io.Discard, a.stdin)
+				cancel()
+			}()
+			return guard.Serve(ctx, guard.Options{
+				Root: a.rootPath(id), Executables: list, Instance: id, Audit: &bounded{w: audit, left: maxAudit},
+				Ready: func() { a.stdout.Write([]byte("ready\n")) }, Clock: a.clock, Log: a.logger(),
+			})
+		},
+	}
+}
+
+// bounded drops what comes after left bytes.
+type bounded struct {
+	w    io.Writer
+	left int
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.left -= len(p); b.left < 0 {
+		return len(p), nil
+	}
+	return b.w.Write(p)
+}
+
+// startGuard starts the guard of a sealed run and returns what ends it. The
+// other locks of the seal hold without it, so a machine without fanotify runs
+// on with a warning.
+func (a *app) startGuard(spec compute.Spec, img *flist.Image) (stop func(), err error) {
+	none := func() {}
+	if spec.Sealed == compute.Off || img.Executables == nil {
+		return none, nil
+	}
+	b, err := executables.Encode(img.Executables)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(a.recordPath(spec.ID), b, 0o600); err != nil {
+		return nil, err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fault.Errorf(fault.Internal, "find this program: %w", err)
+	}
+	cmd := exec.Command(exe, "guard", spec.ID)
+	cmd.Env = append(os.Environ(), "ZOS_RUN="+a.runDir())
+	cmd.Stderr = a.stderr
+	// Ctrl-C is for the workload; the guard goes when its stdin closes.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fault.Errorf(fault.Internal, "start the guard: %w", err)
+	}
+	stop = func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			a.logger().Warn("guard ended badly", slog.Any("error", err))
+		}
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
+		in.Close()
+		err = errors.Join(err, cmd.Wait())
+		a.logger().Warn("execs are not recorded: the guard doesn't work here; the other locks of the seal hold", "error", err)
+		return none, nil
+	}
+	return stop, nil
+}
+
+// auditCommand shows which programs of an image ran in a container.
+func (a *app) auditCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "audit NAME", Short: "Show which programs started in a sealed container, and which were refused", Args: args(1, 1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			rt, err := a.workloads()
+			if err != nil {
+				return err
+			}
+			l, err := a.find(rt, args[0])
+			if err != nil {
+				return err
+			}
+			f, err := os.Open(a.auditPath(l.ID))
+			if err != nil {
+				return fault.Errorf(fault.NotFound, "container %s has no audit records: it is not sealed, or the guard doesn't work on this machine (zos doctor)", l.Name)
+			}
+			defer f.Close()
+			records := []guard.Record{}
+			dec := json.NewDecoder(f)
+			for {
+				var r guard.Record
+				err := dec.Decode(&r)
+				if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+					break // the last one may still be written
+				}
+				if err != nil {
+					return fault.Errorf(fault.Invalid, "read the audit records of %s: %w", l.Name, err)
+				}
+				records = append(records, r)
+			}
+			t := table{columns: []string{"time", "verdict", "kind", "path", "+hash"}}
+			var names []string
+			for _, r := range records {
+				t.rows = append(t.rows, []string{r.Time.UTC().Format("2006-01-02 15:04:05"), r.Verdict, r.Kind, printable(r.Path), r.Hash})
+				names = append(names, printable(r.Path))
+			}
+			return a.print(records, t, names...)
+		},
+	}
+}
