@@ -43,6 +43,8 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		{"warm", "mounted image, everything in memory, to native ext4 on the same tree", warm},
 		{"cold", "mounted image, chunks in the cache but not in memory and not verified, to native ext4 with caches dropped", cold},
+		{"start", "first start from a hub over two lines, to pull and unpack of the same root", start},
+		{"memory", "page cache after a read of 1 GiB; memory of the data server with 100 images", memory},
 		{"upgrade", "bytes that an upgrade moves and that two versions store, to fixed blocks and whole files", upgrade},
 	}
 }
