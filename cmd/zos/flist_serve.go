@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -42,6 +43,9 @@ func (a *app) dataserverCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "dataserver", Hidden: true, Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			// One per machine, beside everybody's workloads: memory before speed.
+			debug.SetGCPercent(50)
+			debug.SetMemoryLimit(serverMemory)
 			c, err := a.openCache()
 			if err != nil {
 				// A cache that can't be used must not stop reads.
@@ -54,7 +58,7 @@ func (a *app) dataserverCommand() *cobra.Command {
 					err = errors.Join(err, c.Close())
 				}()
 			}
-			o := &lazy.Opener{Cache: c, Scheduler: fetch.NewScheduler(fetch.SchedulerOptions{}), Log: a.logger()}
+			o := &lazy.Opener{Cache: c, Scheduler: fetch.NewScheduler(fetch.SchedulerOptions{MemoryBytes: chunkMemory}), Log: a.logger()}
 			return dataserver.Child(cmd.Context(), a.slots(o), dataserver.Options{Log: a.logger()})
 		},
 	}
@@ -109,6 +113,13 @@ func (a *app) device(ctx context.Context, img *flist.Image, m *block.Mirrors) (*
 	}
 	return dev, func() { dev.Close() }, nil
 }
+
+// Memory of the data server in bytes. The limit is one that the collector aims
+// at; chunks that were loaded and are about to be read are part of it.
+const (
+	serverMemory = 32 << 20
+	chunkMemory  = 8 << 20
+)
 
 // Scrubbing of the cache in the background.
 const (

@@ -98,6 +98,7 @@ func start(ctx context.Context, b *bench) (err error) {
 		url := "http://" + addr
 		for _, j := range []job{
 			{"one program", script, false, atLeast(8)},
+			{"one program, trace", script, true, atLeast(8)},
 			{"3000 small files, trace", files, true, atLeast(3)},
 			{"every file, no trace", everything, false, atLeast(0.9)},
 		} {
