@@ -155,12 +155,20 @@ func (h *HTTP) Read(ctx context.Context, key string, off, size int64) ([]byte, e
 			want = min(size, resp.ContentLength)
 		}
 		more()
-		b, err := readExactly(io.LimitReader(resp.Body, want), int(want))
-		if err == io.ErrUnexpectedEOF && resp.ContentLength < 0 {
-			// Its length was not announced, so the end is where it ends.
-			err = nil
+		if resp.ContentLength < 0 {
+			// Its length was not announced, so the end is where it ends, unless the
+			// connection broke before.
+			b, err := io.ReadAll(io.LimitReader(resp.Body, want))
+			if err != nil {
+				return nil, h.bodyErr(key, err)
+			}
+			return b, nil
 		}
-		return b, h.bodyErr(key, err)
+		b, err := readExactly(resp.Body, int(want))
+		if err != nil {
+			return nil, h.bodyErr(key, err)
+		}
+		return b, nil
 	case http.StatusRequestedRangeNotSatisfiable:
 		if s, ok := strings.CutPrefix(resp.Header.Get("Content-Range"), "bytes */"); ok {
 			if total, err := strconv.ParseInt(s, 10, 64); err == nil && total >= 0 && total <= off {

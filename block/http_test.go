@@ -208,3 +208,16 @@ func (d dripping) RoundTrip(r *http.Request) (*http.Response, error) {
 	h.Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", d.size-1, d.size))
 	return &http.Response{StatusCode: 206, Header: h, Body: pr, ContentLength: d.size, Request: r}, nil
 }
+
+// TestHTTPCutOff: an answer of no announced length that breaks off is no end of
+// the file.
+func TestHTTPCutOff(t *testing.T) {
+	b := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write([]byte("half"))
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	if got, err := b.Read(t.Context(), "r/x", 0, 100); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Read of an answer that broke off = %q, %v; want Unavailable", got, err)
+	}
+}
