@@ -47,7 +47,7 @@ func (s *Server) putLocator(ctx context.Context, u *upload) error {
 	} else {
 		return err
 	}
-	return s.store.Write(ctx, u.key.text, u.reader())
+	return s.replace(ctx, u.key.text, u.reader())
 }
 
 // locatorPacks parses a locator for as many chunks as it has and checks that
@@ -228,7 +228,10 @@ func (s *Server) putRoot(ctx context.Context, u *upload) (kept bool, err error) 
 	if _, err := s.store.Stat(ctx, u.key.text); err == nil {
 		return false, nil
 	}
-	return true, s.keep(ctx, u)
+	if err := s.keep(ctx, u); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // withFile is a bucket with one more file in it.

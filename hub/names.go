@@ -28,7 +28,7 @@ func (s *Server) putSignatures(ctx context.Context, u *upload) error {
 	if err != nil {
 		return err
 	}
-	return s.store.Write(ctx, u.key.text, bytes.NewReader(all))
+	return s.replace(ctx, u.key.text, bytes.NewReader(all))
 }
 
 // hasImage is a Conflict that names the root if the image is not here.
@@ -63,7 +63,7 @@ func (s *Server) putTrace(ctx context.Context, u *upload) error {
 	} else if err != nil && fault.Of(err) != fault.NotFound {
 		return err
 	}
-	return s.store.Write(ctx, u.key.text, u.reader())
+	return s.replace(ctx, u.key.text, u.reader())
 }
 
 // published reports whether p uploaded what is at the key of an immutable file.
@@ -120,7 +120,7 @@ func (s *Server) putPointer(ctx context.Context, u *upload) error {
 		return err
 	}
 	if p.Tag == "" {
-		if err := s.store.Write(ctx, flist.HistoryKey(p.Owner, p.Name, p.Seq), u.reader()); err != nil {
+		if err := s.replace(ctx, flist.HistoryKey(p.Owner, p.Name, p.Seq), u.reader()); err != nil {
 			return err
 		}
 	}

@@ -106,8 +106,8 @@ func (s *Server) put(r *http.Request) (status int, err error) {
 	}
 	if k.kind == 'p' || k.kind == 'r' {
 		// Nothing to do for what is here: answer before the body is sent.
-		if _, err := s.store.Stat(ctx, k.text); err == nil {
-			return http.StatusOK, s.waste.rescue(ctx, s.store, map[string]bool{k.text: true})
+		if err := s.stillHere(ctx, k.text); err == nil {
+			return http.StatusOK, nil
 		} else if fault.Of(err) != fault.NotFound {
 			return 0, err
 		}
@@ -150,6 +150,26 @@ func (s *Server) put(r *http.Request) (status int, err error) {
 	}
 	s.log.InfoContext(ctx, "stored upload", "key", k.text, "bytes", u.size, "publisher", by.Alias)
 	return http.StatusCreated, nil
+}
+
+// stillHere takes a file that is in the store out of the waste; a collection
+// can't delete it in between.
+func (s *Server) stillHere(ctx context.Context, key string) error {
+	s.collect.RLock()
+	defer s.collect.RUnlock()
+	if _, err := s.store.Stat(ctx, key); err != nil {
+		return err
+	}
+	return s.waste.rescue(ctx, s.store, map[string]bool{key: true})
+}
+
+// replace writes a file that may be there already and takes it out of the
+// waste. It is called with collect held for reading.
+func (s *Server) replace(ctx context.Context, key string, r io.Reader) error {
+	if err := s.waste.rescue(ctx, s.store, map[string]bool{key: true}); err != nil {
+		return err
+	}
+	return s.store.Write(ctx, key, r)
 }
 
 // checkAudience refuses an upload that was signed for another hub.
@@ -275,7 +295,10 @@ func (s *Server) putObject(ctx context.Context, u *upload) (kept bool, err error
 	case fault.Of(err) != fault.NotFound:
 		return false, err
 	}
-	return true, s.keep(ctx, u)
+	if err := s.keep(ctx, u); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 func (s *Server) sameObject(ctx context.Context, u *upload) bool {
