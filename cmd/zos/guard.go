@@ -130,11 +130,7 @@ func (a *app) auditCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "audit NAME", Short: "Show which programs started in a sealed container, and which were refused", Args: args(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			rt, err := a.workloads()
-			if err != nil {
-				return err
-			}
-			l, err := a.find(rt, args[0])
+			_, l, err := a.find(args[0])
 			if err != nil {
 				return err
 			}

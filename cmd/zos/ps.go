@@ -206,17 +206,21 @@ func (a *app) psCommand() *cobra.Command {
 }
 
 // find is the container with that name or id.
-func (a *app) find(rt *compute.Runtime, name string) (runLine, error) {
+func (a *app) find(name string) (*compute.Runtime, runLine, error) {
+	rt, err := a.workloads()
+	if err != nil {
+		return nil, runLine{}, err
+	}
 	runs, err := a.runs(rt)
 	if err != nil {
-		return runLine{}, err
+		return nil, runLine{}, err
 	}
 	for _, l := range runs {
 		if l.Name == name || l.ID == name {
-			return l, nil
+			return rt, l, nil
 		}
 	}
-	return runLine{}, fault.Errorf(fault.NotFound, "no container is named %q; zos ps lists them", name)
+	return nil, runLine{}, fault.Errorf(fault.NotFound, "no container is named %q; zos ps lists them", name)
 }
 
 func (a *app) stopCommand() *cobra.Command {
@@ -224,11 +228,7 @@ func (a *app) stopCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "stop NAME", Short: "End a container", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			rt, err := a.workloads()
-			if err != nil {
-				return err
-			}
-			l, err := a.find(rt, args[0])
+			rt, l, err := a.find(args[0])
 			if err != nil {
 				return err
 			}
@@ -262,11 +262,7 @@ func (a *app) rmCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NAME", Short: "Forget a container that ended, and its log", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			rt, err := a.workloads()
-			if err != nil {
-				return err
-			}
-			l, err := a.find(rt, args[0])
+			_, l, err := a.find(args[0])
 			if err != nil {
 				return err
 			}
@@ -282,11 +278,7 @@ func (a *app) logsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "logs NAME", Short: "Show what a detached container wrote, at least the last 8 MiB", Args: args(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			rt, err := a.workloads()
-			if err != nil {
-				return err
-			}
-			l, err := a.find(rt, args[0])
+			_, l, err := a.find(args[0])
 			if err != nil {
 				return err
 			}
