@@ -18,7 +18,9 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -191,11 +193,12 @@ func (k *PrivateKey) LogValue() slog.Value { return slog.StringValue("[redacted]
 // Save writes the key to a new file of mode 0600. An existing file is a
 // Conflict: a key is never overwritten.
 func (k *PrivateKey) Save(path string) error {
-	if _, err := os.Lstat(path); err == nil {
+	text := "# " + k.Public().Address().String() + "\n" + secretPrefix + hex.EncodeToString(k.key.Seed()) + "\n"
+	err := atomicfile.Create(path, []byte(text), 0o600)
+	if errors.Is(err, fs.ErrExist) {
 		return fault.Errorf(fault.Conflict, "write key %s: the file exists; choose another name or remove it yourself", path)
 	}
-	text := "# " + k.Public().Address().String() + "\n" + secretPrefix + hex.EncodeToString(k.key.Seed()) + "\n"
-	return atomicfile.Write(path, []byte(text), 0o600)
+	return err
 }
 
 // Load reads a key that Save wrote. A file that others can read is Denied.

@@ -2,7 +2,8 @@
 // crash, sees the old bytes or the new ones and never a part.
 //
 // It writes a temporary file beside the target, syncs it, renames it and syncs
-// the directory. It does not lock: two writers race and one of them wins.
+// the directory. It does not lock: two writers race and one of them wins; with
+// Create the first one does.
 package atomicfile
 
 import (
@@ -20,7 +21,24 @@ func Write(path string, b []byte, perm os.FileMode) error {
 
 // WriteFrom replaces the file at path with what r delivers until io.EOF. When
 // r or the disk reports an error nothing changes.
-func WriteFrom(path string, r io.Reader, perm os.FileMode) (err error) {
+func WriteFrom(path string, r io.Reader, perm os.FileMode) error {
+	return write(path, r, perm, os.Rename)
+}
+
+// Create writes b to a new file at path. If there is one already, of whatever
+// kind and however short a time ago it was made, nothing changes and the error
+// is fs.ErrExist. The file system has to know hard links.
+func Create(path string, b []byte, perm os.FileMode) error {
+	return write(path, bytes.NewReader(b), perm, func(from, to string) error {
+		if err := os.Link(from, to); err != nil {
+			return err
+		}
+		return os.Remove(from)
+	})
+}
+
+// write fills a temporary file and lets place put it where it belongs.
+func write(path string, r io.Reader, perm os.FileMode, place func(from, to string) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".tmp-*")
 	if err != nil {
@@ -44,7 +62,7 @@ func WriteFrom(path string, r io.Reader, perm os.FileMode) (err error) {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := place(f.Name(), path); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return SyncDir(dir)
