@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -68,8 +69,17 @@ func mount(t *testing.T, image []byte, fill func(*os.File) error) string {
 	return mnt
 }
 
+// unmount takes a mount away. A container that starts beside this test copies
+// the mounts of the machine for a moment, and they are busy until it let go.
 func unmount(t *testing.T, dir string) {
-	if err := unix.Unmount(dir, 0); err != nil {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	err := unix.Unmount(dir, 0)
+	for i := 0; err == unix.EBUSY && i < 1000; i++ {
+		<-tick.C
+		err = unix.Unmount(dir, 0)
+	}
+	if err != nil {
 		t.Errorf("unmount %s: %v", dir, err)
 		_ = unix.Unmount(dir, unix.MNT_DETACH)
 	}
