@@ -221,7 +221,7 @@ func TestLinger(t *testing.T) {
 func TestUnmountedByOthers(t *testing.T) {
 	needFuse(t)
 	c, wait := keep(t, KeepConfig{Forever: true})
-	if err := unix.Unmount(filepath.Join(c.RunDir, dataDir), 0); err != nil {
+	if err := unix.Unmount(filepath.Join(c.RunDir, dataDir), unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
 	if err := wait(); fault.Of(err) != fault.Unavailable {
