@@ -71,9 +71,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 func (t *tally) goTest(patterns []string, stdout, stderr io.Writer) error {
-	// Packages mount, make namespaces and start servers: two at a time is what
-	// two processors carry. Nothing is answered from the cache of results.
-	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1", "-p", "2", "-timeout", "15m"}, patterns...)...)
+	// One package at a time: they mount, make namespaces and start containers,
+	// and a container that starts copies the mounts of the whole machine.
+	// Nothing is answered from the cache of results.
+	cmd := exec.Command("go", append([]string{"test", "-json", "-count=1", "-p", "1", "-timeout", "15m"}, patterns...)...)
 	cmd.Stderr = stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
