@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// memory measures what a read of 1 GiB leaves in the page cache, how long a
-// mount of the large tree takes, and the data server with 100 images.
+// memory measures what a read of 1 GiB leaves in the page cache, and the data
+// server with 100 images.
 func memory(ctx context.Context, b *bench) error {
 	tree, err := b.tree()
 	if err != nil {
