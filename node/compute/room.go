@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"zos.internal/internal/fault"
+	"zos.internal/internal/thread"
 )
 
 // inRoom runs f on a thread of its own in a private mount namespace, and
@@ -20,43 +20,22 @@ import (
 // that f starts and by what those start; it vanishes with the last of them,
 // however this process ends. Mounts of the host that go away go away here.
 func inRoom(f func() error) error {
-	result := make(chan error, 1)
-	var work func()
-	work = func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread can't be thrown away. It is held until another
-			// one has taken the work.
-			defer runtime.UnlockOSThread()
-			taken := make(chan struct{})
-			go func() {
-				runtime.LockOSThread()
-				close(taken)
-				work()
-			}()
-			<-taken
-			return
+	return thread.Discard(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fault.Errorf(fault.Unavailable, "make a private mount namespace: %w; run as root", err)
 		}
-		// Never unlocked: the thread ends with the goroutine.
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-				return fault.Errorf(fault.Unavailable, "make a private mount namespace: %w; run as root", err)
+		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+			return fault.Errorf(fault.Unavailable, "make mounts private: %w", err)
+		}
+		// crun takes a v1 tree with a v2 tree inside for v2 and then
+		// misses the controllers. Here it sees plain v1.
+		if cgroupMode() == "hybrid" {
+			if err := unix.Unmount(unified, unix.MNT_DETACH); err != nil {
+				return fault.Errorf(fault.Unavailable, "hide %s from the runtime: %w", unified, err)
 			}
-			if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-				return fault.Errorf(fault.Unavailable, "make mounts private: %w", err)
-			}
-			// crun takes a v1 tree with a v2 tree inside for v2 and then
-			// misses the controllers. Here it sees plain v1.
-			if cgroupMode() == "hybrid" {
-				if err := unix.Unmount(unified, unix.MNT_DETACH); err != nil {
-					return fault.Errorf(fault.Unavailable, "hide %s from the runtime: %w", unified, err)
-				}
-			}
-			return f()
-		}()
-	}
-	go work()
-	return <-result
+		}
+		return f()
+	})
 }
 
 // idRange is how many user ids a workload has.

@@ -9,13 +9,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"zos.internal/internal/fault"
+	"zos.internal/internal/thread"
 )
 
 // pool holds the /30 networks of containers. It is private space that few
@@ -25,31 +25,12 @@ var pool = netip.MustParsePrefix("10.199.0.0/16")
 // inNamespace runs f on a thread of its own in a new network namespace and
 // throws the thread away.
 func inNamespace(f func() error) error {
-	result := make(chan error, 1)
-	var work func()
-	work = func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread can't be thrown away: hold it until another
-			// one has the work.
-			defer runtime.UnlockOSThread()
-			taken := make(chan struct{})
-			go func() {
-				runtime.LockOSThread()
-				close(taken)
-				work()
-			}()
-			<-taken
-			return
-		}
+	return thread.Discard(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			result <- fault.Errorf(fault.Unavailable, "make a network namespace: %w; run on the host or in a privileged container", err)
-			return
+			return fault.Errorf(fault.Unavailable, "make a network namespace: %w; run on the host or in a privileged container", err)
 		}
-		result <- f()
-	}
-	go work()
-	return <-result
+		return f()
+	})
 }
 
 // pair makes the namespace and the veth pair with its addresses.
