@@ -4,14 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
-	"sort"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -20,43 +17,17 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"zos.internal/test/debian"
 )
 
 const page = "hello from a sealed container"
 
-// debianSources are the machine's own package sources of Debian, and the suite.
-func debianSources(ctx context.Context) (sources, suite string, err error) {
-	out, err := exec.CommandContext(ctx, "apt-get", "indextargets",
-		"--format", "$(ORIGIN)|$(CODENAME)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages").Output()
-	if err != nil {
-		return "", "", fmt.Errorf("ask apt for its sources: %w", err)
-	}
-	lines := make(map[string]bool)
-	for line := range strings.Lines(string(out)) {
-		f := strings.SplitN(strings.TrimSpace(line), "|", 3)
-		if len(f) == 3 && f[0] == "Debian" {
-			lines[f[2]] = true
-			if release := strings.Fields(f[2])[2]; !strings.Contains(release, "-") {
-				suite = f[1]
-			}
-		}
-	}
-	if suite == "" {
-		return "", "", errors.New("apt knows no Debian source on this machine; run apt-get update, or give -rootfs")
-	}
-	var all []string
-	for l := range lines {
-		all = append(all, l)
-	}
-	sort.Strings(all)
-	return strings.Join(all, "\n") + "\n", suite, nil
-}
-
 // debian makes the tar of a root file system with nginx.
 func (j *job) debian(ctx context.Context) (string, error) {
-	sources, suite, err := debianSources(ctx)
+	sources, suite, err := debian.Sources(ctx)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w; or give -rootfs", err)
 	}
 	out := filepath.Join(j.dir, "rootfs.tar")
 	for try := 1; ; try++ {

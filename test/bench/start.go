@@ -17,6 +17,7 @@ import (
 
 	"zos.internal/block"
 	"zos.internal/hub"
+	"zos.internal/test/debian"
 )
 
 // start measures the first start of a Debian root on a machine that has nothing
@@ -208,24 +209,12 @@ func (b *bench) debian(ctx context.Context) (string, error) {
 		return path, nil
 	}
 	b.say("  making a Debian root (mmdebstrap)")
-	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(ORIGIN)|$(CODENAME)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages").Output()
+	sources, suite, err := debian.Sources(ctx)
 	if err != nil {
-		return "", fmt.Errorf("ask apt for its sources: %w", err)
-	}
-	var sources strings.Builder
-	suite := ""
-	for line := range strings.Lines(string(out)) {
-		f := strings.SplitN(strings.TrimSpace(line), "|", 3)
-		if len(f) != 3 || f[0] != "Debian" {
-			continue
-		}
-		fmt.Fprintln(&sources, f[2])
-		if r := strings.Fields(f[2])[2]; !strings.Contains(r, "-") {
-			suite = f[1]
-		}
+		return "", err
 	}
 	cmd := exec.CommandContext(ctx, "mmdebstrap", "--variant=minbase", "--include=nginx-light", "--mode=root", suite, path, "-")
-	cmd.Stdin = strings.NewReader(sources.String())
+	cmd.Stdin = strings.NewReader(sources)
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	if err := cmd.Run(); err != nil {
