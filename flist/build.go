@@ -3,6 +3,7 @@ package flist
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"io"
 	"slices"
 
@@ -384,17 +385,14 @@ func (l *layout) listName(extents []chunkmap.Extent, base int64) block.Name {
 	h := blake3.New()
 	var rec [20]byte
 	for _, e := range extents {
-		le64(rec[:], e.Off-uint64(base))
-		le32(rec[8:], e.Len)
-		le32(rec[12:], e.Chunk)
-		le32(rec[16:], e.In)
+		binary.LittleEndian.PutUint64(rec[:], e.Off-uint64(base))
+		binary.LittleEndian.PutUint32(rec[8:], e.Len)
+		binary.LittleEndian.PutUint32(rec[12:], e.Chunk)
+		binary.LittleEndian.PutUint32(rec[16:], e.In)
 		h.Write(rec[:])
 	}
 	return block.Name(h.Sum(nil))
 }
-
-func le64(b []byte, v uint64) { le32(b, uint32(v)); le32(b[4:], uint32(v>>32)) }
-func le32(b []byte, v uint32) { b[0], b[1], b[2], b[3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24) }
 
 func allZero(b []byte) bool {
 	return b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1])

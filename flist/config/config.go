@@ -21,6 +21,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"zos.internal/internal/canon"
 	"zos.internal/internal/fault"
 )
 
@@ -56,11 +57,7 @@ func (c *Config) Encode() ([]byte, error) {
 }
 
 func (c *Config) encode() ([]byte, error) {
-	mode, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return nil, fault.As(fault.Internal, err)
-	}
-	raw, err := mode.Marshal(c)
+	raw, err := canon.Marshal(c)
 	if err != nil {
 		return nil, fault.Errorf(fault.Internal, "encode the image configuration: %w", err)
 	}

@@ -26,6 +26,7 @@ import (
 
 	"zos.internal/block"
 	"zos.internal/flist/tree"
+	"zos.internal/internal/canon"
 	"zos.internal/internal/fault"
 )
 
@@ -122,11 +123,7 @@ func Encode(entries []Entry) ([]byte, error) {
 	for i, e := range sorted {
 		out[i] = wire{Path: []byte(e.Path), Kind: uint8(e.Kind), Hash: e.Hash[:], Interpreter: []byte(e.Interpreter), Flags: uint8(e.Flags)}
 	}
-	mode, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return nil, fault.As(fault.Internal, err)
-	}
-	b, err := mode.Marshal(out)
+	b, err := canon.Marshal(out)
 	if err != nil {
 		return nil, fault.Errorf(fault.Internal, "encode the executables record: %w", err)
 	}

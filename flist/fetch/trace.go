@@ -9,6 +9,7 @@ import (
 	"github.com/fxamacker/cbor/v2"
 
 	"zos.internal/block"
+	"zos.internal/internal/canon"
 	"zos.internal/internal/fault"
 )
 
@@ -54,15 +55,11 @@ func (t Trace) Encode() ([]byte, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
-	mode, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		return nil, fault.As(fault.Internal, err)
-	}
 	w := wireTrace{Tag: traceTag, Image: t.Image[:], Runs: t.Runs}
 	if w.Runs == nil {
 		w.Runs = []Run{}
 	}
-	b, err := mode.Marshal(w)
+	b, err := canon.Marshal(w)
 	if err != nil {
 		return nil, fault.Errorf(fault.Internal, "write trace: %w", err)
 	}
