@@ -19,6 +19,10 @@ type dependency struct{ module, reason string }
 func dependencies() []dependency {
 	return []dependency{
 		{"github.com/btcsuite/btcd/btcutil", "bech32m text of addresses"},
+		{"github.com/cometbft/cometbft", "the consensus engine of the chain, in process, and its light client"},
+		{"github.com/compose-spec/compose-go/v2", "reads compose files for zos compose convert"},
+		{"github.com/cosmos/cosmos-db", "the key-value store under the chain's state tree"},
+		{"github.com/cosmos/iavl", "the chain's state tree, with proofs"},
 		{"github.com/erofs/go-erofs", "tests: a second reader of our metadata images"},
 		{"github.com/fxamacker/cbor/v2", "canonical CBOR of everything that is hashed or signed"},
 		{"github.com/google/go-cmp", "tests: readable differences"},
@@ -32,6 +36,7 @@ func dependencies() []dependency {
 		{"github.com/PlakarKorp/go-cdc-chunkers", "benchmarks: the chunker that is the speed peer"},
 		{"github.com/rogpeppe/go-internal", "tests: testscript, every command against the real main"},
 		{"github.com/spf13/cobra", "commands, flags, help and shell completion"},
+		{"github.com/tyler-smith/go-bip39", "recovery phrases: the standard's word list and checksum"},
 		{"github.com/ulikunitz/xz", "xz tars"},
 		{"github.com/vishvananda/netlink", "network namespaces, veth pairs and addresses"},
 		{"github.com/vishvananda/netns", "entering network namespaces"},
