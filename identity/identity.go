@@ -29,14 +29,14 @@ import (
 	"github.com/zeebo/blake3"
 
 	"zos.internal/internal/atomicfile"
+	"zos.internal/internal/canon"
 	"zos.internal/internal/fault"
 )
 
 // Algorithm is the first byte of every key and signature.
 type Algorithm byte
 
-// Ed25519 is the only algorithm so far. 2 (ML-DSA-65), 3 (ed25519 with
-// ML-DSA-65) and 4 (secp256k1) are reserved.
+// Ed25519 is the only algorithm so far.
 const Ed25519 Algorithm = 1
 
 const (
@@ -52,11 +52,17 @@ type PublicKey string
 
 // PublicKeyFromBytes checks the algorithm and length of b.
 func PublicKeyFromBytes(b []byte) (PublicKey, error) {
-	if len(b) == 0 || Algorithm(b[0]) != Ed25519 {
-		return "", fault.Errorf(fault.Unsupported, "unsupported key algorithm; only ed25519 (1) is known")
+	if len(b) == 0 {
+		return "", fault.Errorf(fault.Invalid, "the key is empty; a key is an algorithm byte and the key itself")
+	}
+	if err := Algorithm(b[0]).supported(); err != nil {
+		return "", err
 	}
 	if len(b) != 1+ed25519.PublicKeySize {
 		return "", fault.Errorf(fault.Invalid, "the ed25519 key has %d bytes instead of %d", len(b)-1, ed25519.PublicKeySize)
+	}
+	if err := weak(b[1:]); err != nil {
+		return "", err
 	}
 	return PublicKey(b), nil
 }
@@ -82,6 +88,33 @@ func (k PublicKey) String() string {
 	return textPrefix + base64.RawURLEncoding.EncodeToString([]byte(k[1:]))
 }
 
+// MarshalText and UnmarshalText put keys into JSON and YAML. The empty key is
+// the empty text.
+func (k PublicKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads the text form.
+func (k *PublicKey) UnmarshalText(b []byte) (err error) {
+	if *k = ""; len(b) > 0 {
+		*k, err = ParsePublicKey(string(b))
+	}
+	return err
+}
+
+// MarshalCBOR makes k a byte string.
+func (k PublicKey) MarshalCBOR() ([]byte, error) { return canon.Marshal([]byte(k)) }
+
+// UnmarshalCBOR reads a byte string. It doesn't look into it: Check does.
+func (k *PublicKey) UnmarshalCBOR(b []byte) error {
+	var raw []byte
+	err := canon.Unmarshal(b, &raw)
+	*k = PublicKey(raw)
+	return err
+}
+
+// Check is Invalid for bytes that are no key, and Unsupported for a key of an
+// algorithm that this build doesn't know.
+func (k PublicKey) Check() error { _, err := PublicKeyFromBytes([]byte(k)); return err }
+
 // Address is the address of a party whose first key is k.
 func (k PublicKey) Address() Address {
 	return blake3.Sum256([]byte(addressTag + "\x00" + string(k)))
@@ -90,13 +123,24 @@ func (k PublicKey) Address() Address {
 // Verify checks a signature that Sign made with the same tag and message. The
 // error is Denied, or Unsupported for an unknown algorithm.
 func (k PublicKey) Verify(tag string, msg, sig []byte) error {
-	if _, err := PublicKeyFromBytes([]byte(k)); err != nil {
+	if len(sig) == 0 {
+		return fault.Errorf(fault.Denied, "there is no signature by %v", k)
+	}
+	if err := Algorithm(sig[0]).supported(); err != nil {
 		return err
 	}
-	if len(sig) == 0 || Algorithm(sig[0]) != Ed25519 {
-		return fault.Errorf(fault.Unsupported, "unsupported signature algorithm; only ed25519 (1) is known")
+	return k.verify(tag, msg, sig[1:])
+}
+
+// verify checks a bare ed25519 signature. The standard library refuses an s
+// that isn't reduced and an r that isn't the canonical spelling of its point,
+// and weak refuses the keys on which implementations disagree, so that every
+// machine gives the same answer.
+func (k PublicKey) verify(tag string, msg, sig []byte) error {
+	if err := k.Check(); err != nil {
+		return err
 	}
-	if len(sig) != 1+ed25519.SignatureSize || !ed25519.Verify(ed25519.PublicKey(k[1:]), signed(tag, msg), sig[1:]) {
+	if len(sig) != ed25519.SignatureSize || !ed25519.Verify(ed25519.PublicKey(k[1:]), signed(tag, msg), sig) {
 		return fault.Errorf(fault.Denied, "the signature by %v doesn't fit; the data was changed or signed for something else", k)
 	}
 	return nil
