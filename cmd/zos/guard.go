@@ -4,8 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,7 +29,8 @@ func (a *app) auditPath(id string) string  { return filepath.Join(a.runPath(id),
 func (a *app) recordPath(id string) string { return filepath.Join(a.runPath(id), "executables") }
 
 // guardCommand is the process that the kernel asks before a program of an image
-// starts. It ends with the zos that started it: when its stdin closes.
+// starts. It ends with the zos that started it, when its stdin closes, and is
+// replaced by that when it ends or hangs.
 func (a *app) guardCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "guard ID", Hidden: true, Args: args(1, 1),
@@ -48,15 +49,17 @@ func (a *app) guardCommand() *cobra.Command {
 				return err
 			}
 			defer audit.Close()
-			ctx, cancel := context.WithCancel(cmd.Context())
-			defer cancel()
-			go func() {
-				io.Copy(io.Discard, a.stdin)
-				cancel()
-			}()
-			return guard.Serve(ctx, guard.Options{
-				Root: a.rootPath(id), Executables: list, Instance: id, Audit: &bounded{w: audit, left: maxAudit},
-				Ready: func() { a.stdout.Write([]byte("ready\n")) }, Clock: a.clock, Log: a.logger(),
+			st, err := audit.Stat()
+			if err != nil {
+				return err
+			}
+			pings, ok := a.stdin.(*os.File)
+			if !ok {
+				return fault.Errorf(fault.Invalid, "the guard is started by zos run, with a pipe as its input")
+			}
+			return guard.Serve(cmd.Context(), guard.Options{
+				Root: a.rootPath(id), Executables: list, Instance: id, Audit: &bounded{w: audit, left: maxAudit - int(st.Size())},
+				Pings: pings, Pongs: a.stdout, Clock: a.clock, Log: a.logger(),
 			})
 		},
 	}
@@ -78,7 +81,7 @@ func (b *bounded) Write(p []byte) (int, error) {
 // startGuard starts the guard of a sealed run and returns what ends it. The
 // other locks of the seal hold without it, so a machine without fanotify runs
 // on with a warning.
-func (a *app) startGuard(spec compute.Spec, img *flist.Image) (stop func(), err error) {
+func (a *app) startGuard(ctx context.Context, spec compute.Spec, img *flist.Image) (stop func(), err error) {
 	none := func() {}
 	if spec.Sealed == compute.Off || img.Executables == nil {
 		return none, nil
@@ -94,35 +97,40 @@ func (a *app) startGuard(spec compute.Spec, img *flist.Image) (stop func(), err 
 	if err != nil {
 		return nil, fault.Errorf(fault.Internal, "find this program: %w", err)
 	}
-	cmd := exec.Command(exe, "guard", spec.ID)
-	cmd.Env = append(os.Environ(), "ZOS_RUN="+a.runDir())
-	cmd.Stderr = a.stderr
-	// Ctrl-C is for the workload; the guard goes when its stdin closes.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	in, err := cmd.StdinPipe()
+	kept, err := guard.Keeper{
+		Command: func() *exec.Cmd {
+			cmd := exec.Command(exe, "guard", spec.ID)
+			cmd.Env = append(os.Environ(), "ZOS_RUN="+a.runDir())
+			cmd.Stderr = a.stderr
+			// Ctrl-C is for the workload; the guard goes when its stdin closes.
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			return cmd
+		},
+		OnEnd: func(end error) { a.unwatched(spec.ID, end) },
+		Log:   a.logger(),
+	}.Start(ctx)
 	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fault.Errorf(fault.Internal, "start the guard: %w", err)
-	}
-	stop = func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			a.logger().Warn("guard ended badly", slog.Any("error", err))
-		}
-	}
-	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
-		in.Close()
-		err = errors.Join(err, cmd.Wait())
 		a.logger().Warn("execs are not recorded: the guard doesn't work here; the other locks of the seal hold", "error", err)
 		return none, nil
 	}
-	return stop, nil
+	return kept.Close, nil
+}
+
+// unwatched notes in the audit of a container that its guard ended and another
+// one takes over.
+func (a *app) unwatched(id string, end error) {
+	r := guard.Record{Time: a.clock.Now(), Instance: id, Verdict: "unwatched", Why: fmt.Sprint(end)}
+	b, err := json.Marshal(r)
+	if err == nil {
+		var f *os.File
+		if f, err = os.OpenFile(a.auditPath(id), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err == nil {
+			_, err = f.Write(append(b, '\n'))
+			err = errors.Join(err, f.Close())
+		}
+	}
+	if err != nil {
+		a.logger().Warn("write the audit record", "verdict", r.Verdict, "error", err)
+	}
 }
 
 // auditCommand shows which programs of an image ran in a container.
@@ -140,6 +148,7 @@ func (a *app) auditCommand() *cobra.Command {
 			}
 			defer f.Close()
 			records := []guard.Record{}
+			seen := make(map[string]bool) // a guard that took over records anew
 			dec := json.NewDecoder(f)
 			for {
 				var r guard.Record
@@ -150,13 +159,18 @@ func (a *app) auditCommand() *cobra.Command {
 				if err != nil {
 					return fault.Errorf(fault.Invalid, "read the audit records of %s: %w", l.Name, err)
 				}
-				records = append(records, r)
+				if key := r.Verdict + r.Path; r.Verdict == "unwatched" || !seen[key] {
+					seen[key] = true
+					records = append(records, r)
+				}
 			}
-			t := table{columns: []string{"time", "verdict", "kind", "path", "+hash"}}
+			t := table{columns: []string{"time", "verdict", "kind", "path", "+hash", "+why"}}
 			var names []string
 			for _, r := range records {
-				t.rows = append(t.rows, []string{r.Time.UTC().Format("2006-01-02 15:04:05"), r.Verdict, r.Kind, printable(r.Path), r.Hash})
-				names = append(names, printable(r.Path))
+				t.rows = append(t.rows, []string{r.Time.UTC().Format("2006-01-02 15:04:05"), r.Verdict, r.Kind, printable(r.Path), r.Hash, printable(r.Why)})
+				if r.Path != "" {
+					names = append(names, printable(r.Path))
+				}
 			}
 			return a.print(records, t, names...)
 		},

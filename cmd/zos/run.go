@@ -129,7 +129,7 @@ func (a *app) run(ctx context.Context, ref string, command []string, o *runOptio
 		return err
 	}
 	spec.RootFS = a.rootPath(spec.ID)
-	stopGuard, err := a.startGuard(spec, img)
+	stopGuard, err := a.startGuard(ctx, spec, img)
 	if err != nil {
 		return err
 	}

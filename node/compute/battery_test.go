@@ -41,6 +41,7 @@ func rows() map[string]row {
 		"A2-dev": same("EACCES"), "A2-mqueue": never(refused), "A2-proc": never(refused), "A2-sys": never(refused),
 		"A3-loader":  same("exit_127"),
 		"A4-preload": same("not_loaded"), "A4-libpath": same("not_loaded"),
+		"A4-audit": same("not_loaded"), "A4-gconv": same("not_loaded"),
 		"A5-volume": same("EPERM"), "A5-overlay": same("EPERM"), "A5-tmp": same("EPERM"), "A5-shm": same("EPERM"),
 		"A6-private": {ran, "EACCES", "EPERM"}, "A6-shared": {ran, "EACCES", "EPERM"}, "A6-pkey": {ran, "EACCES", "EPERM"},
 		"A7-execveat": same("EACCES"), "A7-opath": same("EACCES"), "A7-procfd": same("EACCES"), "A7-procroot": same("EACCES"),
@@ -147,7 +148,7 @@ func volume(t *testing.T, root string) string {
 }
 
 func TestBattery(t *testing.T) {
-	root := testRoot(t)
+	root := testRoot(t, "iconv")
 	eachDriver(t, func(t *testing.T, driver string) {
 		addAttacker(t, root)
 		runs := []struct {

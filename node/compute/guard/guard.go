@@ -45,6 +45,8 @@ type Options struct {
 	Instance    string              // named in every audit record
 	Audit       io.Writer           // receives JSON lines; nil discards them
 	Ready       func()              // called once when execs are watched; may be nil
+	Pings       *os.File            // a Keeper's pings: each byte is answered; its end ends Serve. May be nil
+	Pongs       io.Writer           // receives "ready\n", then a byte for each ping; set with Pings
 	Clock       clock.Clock         // nil is the system clock
 	Log         *slog.Logger        // nil discards
 }
@@ -56,12 +58,13 @@ type Record struct {
 	Path     string    `json:"path"`           // in the image
 	Hash     string    `json:"hash,omitempty"` // BLAKE3 from the executables record
 	Kind     string    `json:"kind,omitempty"`
-	Verdict  string    `json:"verdict"` // allow or deny
-	PID      int       `json:"pid"`     // on the host, of the first that asked
+	Verdict  string    `json:"verdict"`       // allow or deny; unwatched when a guard ended and another took over
+	PID      int       `json:"pid"`           // on the host, of the first that asked
+	Why      string    `json:"why,omitempty"` // of unwatched
 }
 
-// Serve watches until ctx ends, which is not an error. Unavailable if the
-// kernel or the rights don't allow it, Invalid if Root is not an image.
+// Serve watches until ctx or the pings end, which is not an error. Unavailable
+// if the kernel or the rights don't allow it, Invalid if Root is not an image.
 func Serve(ctx context.Context, o Options) error {
 	g := &guard{o: o, seen: make(map[uint64]bool)}
 	if o.Clock == nil {
@@ -92,14 +95,30 @@ func Serve(ctx context.Context, o Options) error {
 	if o.Ready != nil {
 		o.Ready()
 	}
+	pings := int32(-1) // ignored by poll
+	if o.Pings != nil {
+		pings = int32(o.Pings.Fd())
+		if _, err := io.WriteString(o.Pongs, Ready); err != nil {
+			return nil // nobody waits for it
+		}
+	}
 	buf := make([]byte, 64<<10)
 	for {
-		fds := []unix.PollFd{{Fd: int32(g.fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(g.fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}, {Fd: pings, Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return fault.Errorf(fault.Unavailable, "guard %s: wait: %w", o.Root, err)
 		}
 		if fds[1].Revents != 0 {
 			return nil
+		}
+		if fds[2].Revents != 0 {
+			n, err := unix.Read(int(pings), buf[:64])
+			if err == nil && n > 0 {
+				_, err = o.Pongs.Write(buf[:n])
+			}
+			if !errors.Is(err, unix.EINTR) && (err != nil || n == 0) {
+				return nil
+			}
 		}
 		n, err := unix.Read(g.fd, buf)
 		switch {

@@ -24,6 +24,8 @@ func attacks() map[string]func() error {
 		"A3-loader":     loader,
 		"A4-preload":    preload,
 		"A4-libpath":    libpath,
+		"A4-audit":      audit,
+		"A4-gconv":      gconv,
 		"A6-pkey":       func() error { return protect(unix.PROT_READ, unix.MAP_PRIVATE, true) },
 		"A6-private":    func() error { return protect(unix.PROT_READ, unix.MAP_PRIVATE, false) },
 		"A6-shared":     func() error { return protect(unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED, false) },
@@ -88,7 +90,6 @@ func runMark(mark, path string, args ...string) error {
 	return run(path, args...)
 }
 
-// preload and libpath see whether a dropped library is mapped.
 // there renames a file and, if that worked, back: later rows need it.
 func there(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
@@ -97,6 +98,7 @@ func there(from, to string) error {
 	return os.Rename(to, from)
 }
 
+// preload and libpath see whether a dropped library is mapped.
 func preload() error {
 	if err := drop(library("libc.so.6"), "/data/libdropped.so"); err != nil {
 		return err
