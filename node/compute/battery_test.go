@@ -151,13 +151,7 @@ func TestBattery(t *testing.T) {
 	root := testRoot(t, "iconv")
 	eachDriver(t, func(t *testing.T, driver string) {
 		addAttacker(t, root)
-		runs := []struct {
-			name   string
-			level  Level
-			userns string
-			user   string
-			exec   bool
-		}{
+		for _, run := range []batteryRun{
 			{"control", Off, "off", "", false},
 			{"files", Files, "on", "", false},
 			{"files without user namespace", Files, "off", "", false},
@@ -166,26 +160,39 @@ func TestBattery(t *testing.T) {
 			{"strict", Strict, "on", "", false},
 			{"strict without user namespace", Strict, "off", "", false},
 			{"strict by exec", Strict, "on", "", true},
-		}
-		for _, run := range runs {
-			t.Run(run.name, func(t *testing.T) {
-				r := runtimeFor(t)
-				s := Spec{
-					ID: testID(t), RootFS: root, Driver: driver, Sealed: run.level, UserNS: run.userns, User: run.user,
-					Mounts: []Mount{{Source: volume(t, root), Target: "/data"}},
-					// The locks are what is tested; admission would refuse the shell.
-					Executables: []executables.Entry{},
-				}
-				if run.name == "control" {
-					s.WritableRoot = true
-					r.tweak = tweaks{config: loosen, loose: true}
-				} else {
-					s.WritableDirs = []string{"/srv"}
-				}
-				judge(t, run.level, run.name == "control", run.user != "", battery(t, r, s, run.exec))
-			})
+		} {
+			t.Run(run.name, func(t *testing.T) { run.judge(t, driver, root) })
 		}
 	})
+}
+
+// batteryRun is a way to run the battery. At the level off it is the control:
+// every attack must work.
+type batteryRun struct {
+	name   string
+	level  Level
+	userns string
+	user   string
+	exec   bool
+}
+
+// judge runs every attack in a container on root and judges the answers.
+func (run batteryRun) judge(t *testing.T, driver, root string) {
+	t.Helper()
+	r := runtimeFor(t)
+	s := Spec{
+		ID: testID(t), RootFS: root, Driver: driver, Sealed: run.level, UserNS: run.userns, User: run.user,
+		Mounts: []Mount{{Source: volume(t, root), Target: "/data"}},
+		// The locks are what is tested; admission would refuse the shell.
+		Executables: []executables.Entry{},
+	}
+	if run.level == Off {
+		s.WritableRoot = true
+		r.tweak = tweaks{config: loosen, loose: true}
+	} else {
+		s.WritableDirs = []string{"/srv"}
+	}
+	judge(t, run.level, run.user != "", battery(t, r, s, run.exec))
 }
 
 // battery runs every attack and returns the answers.
@@ -220,13 +227,13 @@ func battery(t *testing.T, r *Runtime, s Spec, byExec bool) map[string]string {
 	return got
 }
 
-func judge(t *testing.T, level Level, control, user bool, got map[string]string) {
+func judge(t *testing.T, level Level, user bool, got map[string]string) {
 	t.Helper()
 	for name, want := range rows() {
 		answer, seen := got[name]
 		expect := want.files
 		switch {
-		case control:
+		case level == Off:
 			expect = want.control
 		case level == Strict:
 			expect = want.strict
