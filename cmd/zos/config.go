@@ -43,6 +43,7 @@ func variables() []variable {
 		{"ZOS_KEY", "file with the key that signs"},
 		{"ZOS_TENANT_KEY", "file with the secret of private images"},
 		{"ZOS_CACHE_SIZE", "most bytes of cached chunks, such as 20GiB"},
+		{"ZOS_READ_TIMEOUT", "how long a read of a mounted image waits for its sources before it fails, such as 30s (default 60s)"},
 		{"NO_COLOR", "any value: no colours"},
 	}
 }
@@ -51,7 +52,7 @@ func (a *app) environmentTopic() *cobra.Command {
 	var b strings.Builder
 	b.WriteString("Environment variables that zos reads:\n\n")
 	for _, v := range variables() {
-		fmt.Fprintf(&b, "  %-15s %s\n", v.name, v.text)
+		fmt.Fprintf(&b, "  %-17s %s\n", v.name, v.text)
 	}
 	b.WriteString("\nA flag beats a variable, a variable beats the context in the configuration file.")
 	return &cobra.Command{Use: "environment", Short: "The environment variables that zos reads", Long: b.String()}

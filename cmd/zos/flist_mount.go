@@ -36,7 +36,7 @@ func (a *app) host() (mount.Host, error) {
 
 // childEnv hands the directories to the processes that serve mounts.
 func (a *app) childEnv() []string {
-	return []string{"ZOS_CACHE=" + a.cacheDir(), "ZOS_CACHE_SIZE=" + a.getenv("ZOS_CACHE_SIZE")}
+	return []string{"ZOS_CACHE=" + a.cacheDir(), "ZOS_CACHE_SIZE=" + a.getenv("ZOS_CACHE_SIZE"), "ZOS_READ_TIMEOUT=" + a.getenv("ZOS_READ_TIMEOUT")}
 }
 
 func (a *app) preparedDir(h mount.Host, id string) string {
@@ -81,6 +81,9 @@ func (a *app) mountImage(ctx context.Context, img *flist.Image, m *block.Mirrors
 		return nil, err
 	}
 	defer unlock()
+	if _, _, err := a.readTimeouts(); err != nil {
+		return nil, err // else the data server says it where nobody looks
+	}
 	spec, err := lazy.Prepare(ctx, img, m, a.preparedDir(h, img.ID.String()), lazy.Spec{
 		Sources: append([]string{dir}, urls...), Tenant: tenant, Fill: o.fill, Record: a.tracesDir(img.ID),
 	})

@@ -59,7 +59,11 @@ func (a *app) dataserverCommand() *cobra.Command {
 				}()
 			}
 			o := &lazy.Opener{Cache: c, Scheduler: fetch.NewScheduler(fetch.SchedulerOptions{MemoryBytes: chunkMemory}), Log: a.logger()}
-			return dataserver.Child(cmd.Context(), a.slots(o), dataserver.Options{Log: a.logger()})
+			opt := dataserver.Options{Log: a.logger()}
+			if o.Deadline, opt.ReadTimeout, err = a.readTimeouts(); err != nil {
+				return err
+			}
+			return dataserver.Child(cmd.Context(), a.slots(o), opt)
 		},
 	}
 }
@@ -67,11 +71,30 @@ func (a *app) dataserverCommand() *cobra.Command {
 func (a *app) treeserverCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "treeserver", Hidden: true, Args: args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			o := &lazy.Opener{Scheduler: fetch.NewScheduler(fetch.SchedulerOptions{}), Log: a.logger()}
-			return mount.ServeTree(cmd.Context(), a.stdin, dataserver.Ready, a.slots(o), dataserver.Options{Log: a.logger()})
+			opt := dataserver.Options{Log: a.logger()}
+			if o.Deadline, opt.ReadTimeout, err = a.readTimeouts(); err != nil {
+				return err
+			}
+			return mount.ServeTree(cmd.Context(), a.stdin, dataserver.Ready, a.slots(o), opt)
 		},
 	}
+}
+
+// readTimeouts are the deadlines of a read of a mounted image: of its fetch, and
+// of the answer, which is later so that the error of the fetch comes first. Zero
+// is the default.
+func (a *app) readTimeouts() (fetch, answer time.Duration, err error) {
+	s := a.getenv("ZOS_READ_TIMEOUT")
+	if s == "" {
+		return 0, 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < time.Second || d > time.Hour {
+		return 0, 0, fault.Errorf(fault.Invalid, "ZOS_READ_TIMEOUT is %q; set it to a time from 1s to 1h, such as 30s", s)
+	}
+	return d, d + 15*time.Second, nil
 }
 
 // flSpec tells a data server to serve a .fl of rfs instead of an image.

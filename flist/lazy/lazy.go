@@ -144,6 +144,7 @@ func RecordedStarts(dir string) ([]fetch.Trace, error) {
 type Opener struct {
 	Cache     *cache.Cache // nil: nothing is kept
 	Scheduler *fetch.Scheduler
+	Deadline  time.Duration // of every read and every request; 0: that of package fetch
 	Log       *slog.Logger
 	OnEvent   func(source, kind string, err error)
 }
@@ -194,7 +195,7 @@ func (o *Opener) open(spec Spec, dom block.Domain, view *chunkmap.View) (*Reader
 	}
 	places := flist.NewPlaces(loc, view.Chunks(), view.Chunk, spec.Private)
 	getter := block.NewPackGetter(m, flist.PackPrefix, dom, places.Find, block.Singles("c/"))
-	dev, err := fetch.New(view, spec.Size, o.Cache, getter, fetch.Options{Image: spec.ID, Domain: dom, Scheduler: o.Scheduler, OnEvent: o.fetchEvent})
+	dev, err := fetch.New(view, spec.Size, o.Cache, getter, fetch.Options{Image: spec.ID, Domain: dom, Scheduler: o.Scheduler, Deadline: o.Deadline, OnEvent: o.fetchEvent})
 	if err != nil {
 		return nil, err
 	}

@@ -19,8 +19,9 @@ type badHub struct {
 	inner http.Handler
 
 	mu   sync.Mutex
-	mode string // "" is honest
-	only string // damage only paths with this prefix
+	mode string        // "" is honest
+	only string        // damage only paths with this prefix
+	next chan struct{} // closed when the mode changes
 	log  []string
 	sent int64
 }
@@ -32,7 +33,7 @@ func newHub(t *testing.T, store string) *badHub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &badHub{inner: s}
+	h := &badHub{inner: s, next: make(chan struct{})}
 	h.Server = httptest.NewServer(h)
 	t.Cleanup(func() {
 		h.set("gone", "") // ends what drips
@@ -49,6 +50,8 @@ func (h *badHub) set(mode, only string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.mode, h.only = mode, only
+	close(h.next)
+	h.next = make(chan struct{})
 }
 
 // reset forgets what was counted.
@@ -80,7 +83,7 @@ func (h *badHub) bytes() int64 {
 
 func (h *badHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
-	mode := h.mode
+	mode, changed := h.mode, h.next
 	if h.only != "" && !strings.HasPrefix(r.URL.Path, h.only) {
 		mode = ""
 	}
@@ -122,6 +125,14 @@ func (h *badHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header()[k] = v
 	}
 	w.WriteHeader(rec.Code)
+	if mode == "hang" {
+		w.(http.Flusher).Flush()
+		select {
+		case <-r.Context().Done():
+		case <-changed:
+		}
+		panic(http.ErrAbortHandler)
+	}
 	if mode == "drip" {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
@@ -133,13 +144,9 @@ func (h *badHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			select {
 			case <-r.Context().Done():
 				return
-			case <-tick.C:
-			}
-			h.mu.Lock()
-			ended := h.mode != "drip"
-			h.mu.Unlock()
-			if ended {
+			case <-changed:
 				panic(http.ErrAbortHandler)
+			case <-tick.C:
 			}
 		}
 		return

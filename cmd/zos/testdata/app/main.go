@@ -92,6 +92,28 @@ func do(verb, arg string) error {
 			}
 		}()
 		wait()
+	case "files": // answers each connection with the file that its second argument names, until SIGTERM
+		port, file, _ := strings.Cut(arg, "=")
+		l, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			return err
+		}
+		fmt.Println("serving")
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				b, err := os.ReadFile(file)
+				if err != nil {
+					b = []byte(err.Error())
+				}
+				c.Write(b)
+				c.Close()
+			}
+		}()
+		wait()
 	case "wait":
 		fmt.Println("waiting")
 		wait()
