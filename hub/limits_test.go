@@ -99,12 +99,12 @@ func TestCappedListener(t *testing.T) {
 }
 
 func TestParseSize(t *testing.T) {
-	for s, want := range map[string]int64{"0": 0, "12": 12, "1KiB": 1024, "3MiB": 3 << 20, "2TiB": 2 << 40, "unlimited": Unlimited} {
+	for s, want := range map[string]int64{"0": 0, "12": 12, "1KiB": 1024, "3MiB": 3 << 20, "2TiB": 2 << 40, "1.5MiB": 3 << 19, "unlimited": Unlimited} {
 		if got, err := parseSize(s); err != nil || got != want {
 			t.Errorf("parseSize(%q) = %d, %v, want %d", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"", "MiB", "1MB", "1 MiB", "-1", "1.5MiB", "9999999TiB", "1BMi", "1Ki"} {
+	for _, s := range []string{"", "MiB", "1MB", "1 MiB", "-1", "NaN", "9999999TiB", "1BMi", "Unlimited"} {
 		if got, err := parseSize(s); err == nil {
 			t.Errorf("parseSize(%q) = %d, want an error", s, got)
 		}

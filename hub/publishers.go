@@ -15,6 +15,7 @@ import (
 	"zos.internal/flist"
 	"zos.internal/identity"
 	"zos.internal/internal/fault"
+	"zos.internal/internal/size"
 )
 
 // Unlimited is the quota of a publisher without one.
@@ -70,13 +71,11 @@ func parseSize(s string) (int64, error) {
 	if s == "unlimited" {
 		return Unlimited, nil
 	}
-	digits := strings.TrimRight(s, "KMGTiB")
-	shift := slices.Index([]string{"", "KiB", "MiB", "GiB", "TiB"}, s[len(digits):])
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || shift < 0 || n < 0 || n > math.MaxInt64>>(10*shift) {
-		return 0, fault.Errorf(fault.Invalid, "the quota %.30q is not a size such as 1000000, 500MiB, 20GiB or unlimited", s)
+	n, err := size.Parse(s)
+	if err != nil {
+		return 0, fault.Errorf(fault.Invalid, "the quota: %w, or unlimited", err)
 	}
-	return n << (10 * shift), nil
+	return n, nil
 }
 
 // publishers is the publishers file and what each publisher stores. The file is

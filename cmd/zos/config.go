@@ -129,15 +129,3 @@ func first(values ...string) string {
 	}
 	return ""
 }
-
-// parseSize reads a number of bytes with an optional unit: 512, 20MiB, 1G.
-func parseSize(s string) (int64, error) {
-	digits := strings.TrimRight(s, "BbiIKkMmGgTt")
-	unit := strings.ToLower(strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(s[len(digits):]), "b"), "i"))
-	n, err := strconv.ParseFloat(digits, 64)
-	shift, ok := map[string]uint{"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[unit]
-	if err != nil || !ok || n < 0 || n*float64(int64(1)<<shift) > 1<<62 {
-		return 0, fault.Errorf(fault.Invalid, "the size %q is not a number of bytes such as 512, 20MiB or 1G", s)
-	}
-	return int64(n * float64(int64(1)<<shift)), nil
-}

@@ -15,6 +15,7 @@ import (
 	"zos.internal/flist"
 	"zos.internal/hub/client"
 	"zos.internal/internal/fault"
+	"zos.internal/internal/size"
 )
 
 func (a *app) chunksDir() string { return filepath.Join(a.cacheDir(), "chunks") }
@@ -24,9 +25,9 @@ func (a *app) openCache() (*cache.Cache, error) {
 		a.logger().Warn("cache "+string(e.Kind), "chunks", e.Chunks, "error", e.Err)
 	}}
 	if s := a.getenv("ZOS_CACHE_SIZE"); s != "" {
-		n, err := parseSize(s)
+		n, err := size.Parse(s)
 		if err != nil {
-			return nil, err
+			return nil, fault.Errorf(fault.Invalid, "ZOS_CACHE_SIZE: %w", err)
 		}
 		opt.MaxBytes = n
 	}

@@ -21,6 +21,7 @@ import (
 	"zos.internal/flist/tree"
 	"zos.internal/internal/atomicfile"
 	"zos.internal/internal/fault"
+	"zos.internal/internal/size"
 	"zos.internal/node/compute"
 	"zos.internal/node/network"
 )
@@ -197,8 +198,8 @@ func (o *runOptions) spec() (compute.Spec, error) {
 		return s, err
 	}
 	if o.memory != "" {
-		if s.Memory, err = parseSize(o.memory); err != nil {
-			return s, err
+		if s.Memory, err = size.Parse(o.memory); err != nil {
+			return s, fault.Errorf(fault.Invalid, "--memory: %w", err)
 		}
 	}
 	if o.cpu < 0 || o.cpu > 4096 {
