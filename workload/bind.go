@@ -49,14 +49,14 @@ func (b *binder) bind(r *rule, v *value, to reflect.Value) {
 		if b.number(r, v) {
 			to.SetUint(v.number)
 		}
-	case r.kind == flag:
+	case r.kind == truth:
 		to.SetBool(v.flag)
 	}
 }
 
 func (b *binder) wrongKind(r *rule, v *value) {
 	switch {
-	case r.kind == text && (v.kind == number || v.kind == flag):
+	case r.kind == text && (v.kind == number || v.kind == truth):
 		b.bad(v.at, "must be text; put it in quotes")
 	case r.kind == number && v.kind == text && r.unit != "":
 		b.bad(v.at, "%s must be a number, as digits without quotes; units are for YAML only", short(v.text))
@@ -102,7 +102,7 @@ func (b *binder) bindObject(r *rule, v *value, to reflect.Value) {
 		switch {
 		case seen[n]:
 		case f.standard != "":
-			setStandard(to.Field(f.at), f.standard)
+			setStandard(f.rule, to.Field(f.at), f.standard)
 		case !f.optional && !(f.draftMay && b.draft):
 			b.bad(v.at, "%s is missing", f.name)
 		}
@@ -241,8 +241,16 @@ func (b *binder) number(r *rule, v *value) bool {
 	return false
 }
 
-func setStandard(to reflect.Value, s string) {
+// setStandard sets the default of a field; {} is an object with its defaults.
+func setStandard(r *rule, to reflect.Value, s string) {
 	switch to.Kind() {
+	case reflect.Pointer:
+		to.Set(reflect.New(to.Type().Elem()))
+		for i := range r.fields {
+			if f := &r.fields[i]; f.standard != "" {
+				setStandard(f.rule, to.Elem().Field(f.at), f.standard)
+			}
+		}
 	case reflect.String:
 		to.SetString(s)
 	case reflect.Bool:

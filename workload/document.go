@@ -25,6 +25,7 @@ type Document struct {
 
 	raw   string
 	draft bool
+	place placer
 }
 
 // Network names a private network of the same owner.

@@ -23,7 +23,7 @@ const (
 	list
 	text
 	number
-	flag
+	truth
 )
 
 func (k kind) String() string {
@@ -190,7 +190,7 @@ func (r *reader) value() (value, bool) {
 			r.refuse(v.at, "null is not a value here; leave the key out")
 			return v, true
 		}
-		v.kind, v.flag = flag, w == "true"
+		v.kind, v.flag = truth, w == "true"
 		return v, true
 	}
 	return v, r.broken("a value is missing: here is %s", r.found())

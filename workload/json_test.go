@@ -164,7 +164,7 @@ func plain(v *value) any {
 		return v.text
 	case number:
 		return json.Number(itoa(v.number)).String()
-	case flag:
+	case truth:
 		return v.flag
 	}
 	return nil

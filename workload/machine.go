@@ -13,11 +13,11 @@ type Container struct {
 	Capacity   Compute           `json:"compute_capacity" update:"place" doc:"processor and memory"`
 	Size       uint64            `json:"size" rule:"default=0 0|64MiB..1TiB unit=bytes" update:"replace" doc:"writable root; 0 is read-only. More than 0 needs sealed: off"`
 	Mounts     []Mount           `json:"mounts" rule:"? 0..32" update:"replace" doc:"volumes, qsfs and scratch directories"`
-	Network    *Attachment       `json:"network" rule:"?" update:"replace" doc:"absent: no network"`
+	Network    *Attachment       `json:"network" rule:"default={}" update:"replace" doc:"absent: no network"`
 	Sealed     string            `json:"sealed" rule:"default=files enum=off,files,strict" update:"replace" doc:"files: nothing starts that the image doesn't describe. strict: no code made at run time either"`
-	Restart    *Restart          `json:"restart" rule:"?" update:"replace" doc:"absent: always"`
+	Restart    *Restart          `json:"restart" rule:"default={}" update:"replace" doc:"absent: always"`
 	Pids       uint32            `json:"pids" rule:"default=1024 1..32768" update:"place" doc:"processes and threads at a time"`
-	Log        *Log              `json:"log" rule:"?" update:"place" doc:"how much output is kept on the node"`
+	Log        *Log              `json:"log" rule:"default={}" update:"place" doc:"how much output is kept on the node"`
 	Exec       bool              `json:"exec" rule:"default=false" update:"replace" doc:"the owner may run programs inside; always recorded"`
 	GPU        []string          `json:"gpu" rule:"? 1..16 unique each:is=gpu" update:"replace" doc:"graphics cards; needs isolation: vm and a rented node"`
 }
@@ -35,12 +35,12 @@ type VM struct {
 	Size       uint64            `json:"size" rule:"500MiB..1TiB unit=bytes" update:"replace" doc:"writable root"`
 	Mounts     []Mount           `json:"mounts" rule:"? 0..32" update:"replace" doc:"volumes, qsfs and scratch directories"`
 	Disks      []string          `json:"disks" rule:"? 1..16 unique each:is=name" update:"replace" doc:"zmounts, in the order of the devices"`
-	Network    *Attachment       `json:"network" rule:"?" update:"replace" doc:"absent: no network"`
+	Network    *Attachment       `json:"network" rule:"default={}" update:"replace" doc:"absent: no network"`
 	Machine    string            `json:"machine" rule:"default=q35 enum=q35,microvm" update:"replace" doc:"kind of machine"`
 	CloudInit  string            `json:"cloud_init" rule:"? 1..16384 is=nonul" update:"replace" doc:"user data that the machine reads at its first start"`
-	Restart    *Restart          `json:"restart" rule:"?" update:"replace" doc:"absent: always"`
+	Restart    *Restart          `json:"restart" rule:"default={}" update:"replace" doc:"absent: always"`
 	Pids       uint32            `json:"pids" rule:"default=1024 1..32768" update:"place" doc:"processes and threads at a time"`
-	Log        *Log              `json:"log" rule:"?" update:"place" doc:"how much output is kept on the node"`
+	Log        *Log              `json:"log" rule:"default={}" update:"place" doc:"how much output is kept on the node"`
 	Exec       bool              `json:"exec" rule:"default=false" update:"replace" doc:"the owner may run programs inside; always recorded"`
 	GPU        []string          `json:"gpu" rule:"? 1..16 unique each:is=gpu" update:"replace" doc:"graphics cards; needs a rented node"`
 }

@@ -157,7 +157,7 @@ func (b *builder) of(t reflect.Type, words []string) *rule {
 	case reflect.String:
 		r.kind = text
 	case reflect.Bool:
-		r.kind = flag
+		r.kind = truth
 	case reflect.Uint32, reflect.Uint64:
 		r.kind = number
 	default:

@@ -25,7 +25,7 @@ type QSFS struct {
 	RootKey    Secret     `json:"root_key" update:"never" doc:"32 bytes from which every key of the file system comes"`
 	Durability string     `json:"durability" rule:"default=mirrored enum=local,mirrored,dispersed" update:"place" doc:"what an fsync waits for"`
 	Mirrors    uint32     `json:"mirrors" rule:"default=2 1..16" update:"place" doc:"peers that hold the journal when durability is mirrored"`
-	Survive    *Survive   `json:"survive" rule:"?" update:"place" doc:"losses that the placement must survive"`
+	Survive    *Survive   `json:"survive" rule:"default={}" update:"place" doc:"losses that the placement must survive"`
 	Retention  *Retention `json:"retention" rule:"?" update:"place" doc:"snapshots to keep; absent: all"`
 }
 

@@ -27,7 +27,7 @@ func (s Size) String() string {
 func ParseSize(s string) (uint64, error) {
 	digits := strings.TrimRight(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz ")
 	unit := strings.TrimPrefix(s[len(digits):], " ")
-	scale, ok := map[string]uint64{"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
+	scale, ok := map[string]uint64{"": 1, "B": 1, "bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
 		"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}[unit]
 	if !ok {
 		return 0, fault.Errorf(fault.Invalid, "%s is not a size: unknown unit %s; use B, KiB, MiB, GiB, TiB (or kB, MB, GB, TB for powers of 1000)", short(s), short(unit))

@@ -64,7 +64,7 @@ func parse(src string, mode Mode, place placer) (*Document, error) {
 	if !ok {
 		return nil, rep.err(place)
 	}
-	d := &Document{raw: src, draft: mode == Draft}
+	d := &Document{raw: src, draft: mode == Draft, place: place}
 	b := &binder{rep: rep, draft: d.draft, steps: make([]step, 0, MaxDepth+1)}
 	b.bind(rules().document, &v, reflect.ValueOf(d).Elem())
 	if len(rep.issues) == 0 {
