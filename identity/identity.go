@@ -18,17 +18,12 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
-	"log/slog"
-	"os"
 	"strings"
 
 	"github.com/btcsuite/btcd/btcutil/bech32"
 	"github.com/zeebo/blake3"
 
-	"zos.internal/internal/atomicfile"
 	"zos.internal/internal/canon"
 	"zos.internal/internal/fault"
 )
@@ -73,11 +68,19 @@ func ParsePublicKey(s string) (PublicKey, error) {
 	if !ok {
 		return "", fault.Errorf(fault.Invalid, "the key %.60q doesn't start with %q", s, textPrefix)
 	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(rest)
+	raw, err := unbase64(rest)
 	if err != nil {
 		return "", fault.Errorf(fault.Invalid, "the key %.60q is not base64url: %w", s, err)
 	}
 	return PublicKeyFromBytes(append([]byte{byte(Ed25519)}, raw...))
+}
+
+// unbase64 reads unpadded base64url that has one spelling.
+func unbase64(s string) ([]byte, error) {
+	if i := strings.IndexAny(s, "\r\n"); i >= 0 {
+		return nil, base64.CorruptInputError(i)
+	}
+	return base64.RawURLEncoding.Strict().DecodeString(s)
 }
 
 // String is the text form.
@@ -194,6 +197,7 @@ func (a *Address) UnmarshalText(b []byte) (err error) { *a, err = ParseAddress(s
 
 // PrivateKey signs. It never prints its secret.
 type PrivateKey struct {
+	redacted
 	key ed25519.PrivateKey
 }
 
@@ -203,12 +207,12 @@ func Generate() (*PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("generate key: %w", err)
 	}
-	return &PrivateKey{key}, nil
+	return &PrivateKey{key: key}, nil
 }
 
 // FromSeed makes the key of a 32-byte secret.
 func FromSeed(seed [32]byte) *PrivateKey {
-	return &PrivateKey{ed25519.NewKeyFromSeed(seed[:])}
+	return &PrivateKey{key: ed25519.NewKeyFromSeed(seed[:])}
 }
 
 // Public is the key that verifies what k signs.
@@ -222,56 +226,37 @@ func (k *PrivateKey) Sign(tag string, msg []byte) []byte {
 	return append([]byte{byte(Ed25519)}, ed25519.Sign(k.key, signed(tag, msg))...)
 }
 
-// String keeps the secret out of every print.
-func (k *PrivateKey) String() string { return "[redacted]" }
+// Erase overwrites the secret. k doesn't sign any more.
+func (k *PrivateKey) Erase() { clear(k.key) }
 
-// GoString keeps the secret out of %#v.
-func (k *PrivateKey) GoString() string { return "[redacted]" }
-
-// Format keeps the secret out of every verb.
-func (k *PrivateKey) Format(f fmt.State, _ rune) { fmt.Fprint(f, "[redacted]") }
-
-// LogValue keeps the secret out of logs.
-func (k *PrivateKey) LogValue() slog.Value { return slog.StringValue("[redacted]") }
-
-// Save writes the key to a new file of mode 0600. An existing file is a
-// Conflict: a key is never overwritten.
+// Save writes the key to a new file of mode 0600, in the older form without a
+// seed. An existing file is a Conflict: a key is never overwritten.
 func (k *PrivateKey) Save(path string) error {
-	text := "# " + k.Public().Address().String() + "\n" + secretPrefix + hex.EncodeToString(k.key.Seed()) + "\n"
-	err := atomicfile.Create(path, []byte(text), 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return fault.Errorf(fault.Conflict, "write key %s: the file exists; choose another name or remove it yourself", path)
-	}
-	return err
+	text := []byte("# " + k.Public().Address().String() + "\n" + secretPrefix + hex.EncodeToString(k.key.Seed()) + "\n")
+	defer clear(text)
+	return create(path, text)
 }
 
-// Load reads a key that Save wrote. A file that others can read is Denied.
+// Load reads the signing key of a file that needs no passphrase. A file that
+// others can read is Denied, and so is an encrypted one: see ReadKeyFile.
 func Load(path string) (*PrivateKey, error) {
-	st, err := os.Stat(path)
+	f, err := ReadKeyFile(path)
 	if err != nil {
-		return nil, fault.Errorf(fault.Of(err), "read key: %w", err)
+		return nil, err
 	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fault.Errorf(fault.Denied, "read key %s: others can read it; run chmod 600 on it", path)
-	}
-	if st.Size() > 4096 {
-		return nil, fault.Errorf(fault.Invalid, "read key %s: %d bytes are too many for a key file", path, st.Size())
-	}
-	b, err := os.ReadFile(path)
+	k, err := f.Open(nil)
 	if err != nil {
-		return nil, fault.Errorf(fault.Of(err), "read key: %w", err)
+		return nil, err
 	}
-	for line := range strings.Lines(string(b)) {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		rest, ok := strings.CutPrefix(line, secretPrefix)
-		seed, err := hex.DecodeString(rest)
-		if !ok || err != nil || len(seed) != ed25519.SeedSize {
-			break
-		}
-		return FromSeed([32]byte(seed)), nil
+	return k.Sign, nil
+}
+
+func parsePlain(line string) (*KeyFile, error) {
+	seed, err := hex.DecodeString(strings.TrimPrefix(line, secretPrefix))
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return nil, fault.Errorf(fault.Invalid, "this is no key file: after %s are not 64 hexadecimal digits; make one with zos key new", secretPrefix)
 	}
-	return nil, fault.Errorf(fault.Invalid, "read key %s: this is no key file; make one with zos key new", path)
+	defer clear(seed)
+	k := FromSeed([32]byte(seed))
+	return &KeyFile{Key: k.Public(), Owner: k.Public().Address(), Role: RoleFull, Plain: true, secrets: k}, nil
 }
