@@ -2,6 +2,7 @@ package flist
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"math/bits"
 
@@ -66,6 +67,13 @@ func ParseDelta(b []byte) (*Delta, error) {
 		return nil, fault.Errorf(fault.Invalid, "parse delta: image %v is its own base", d.ID)
 	}
 	return d, nil
+}
+
+// Check reports whether the base lies in the bucket with all its packs. It reads
+// root, map and locator of the base; a part that is missing is NotFound.
+func (d *Delta) Check(ctx context.Context, in block.Bucket, dom block.Domain) error {
+	_, err := loadBases(ctx, in, BuildOptions{Bases: []ID{d.Base}, Domain: dom})
+	return err
 }
 
 // sealName is the name under which the body is sealed in a private image.

@@ -9,11 +9,12 @@ import (
 	"zos.internal/internal/fault"
 )
 
-// DeltaReport says what Apply made. Sizes are plain bytes.
+// DeltaReport says what Apply made. Sizes are bytes.
 type DeltaReport struct {
 	Chunks int   // of the image that the base lacks
-	Moved  int64 // their size
-	Shared int64 // of chunks that the base has
+	Moved  int64 // their plain size
+	Shared int64 // plain size of the chunks that the base has
+	Stored int64 // stored size of these
 }
 
 // Apply makes an image of its base, whose every chunk lies in the bucket: it
@@ -141,8 +142,9 @@ func (d *Delta) chunks(ctx context.Context, to block.Bucket, dom block.Domain, o
 	}
 	var lacking []chunkmap.Chunk
 	for _, c := range m.Chunks {
-		if _, ok := p.known[c.Name]; ok {
+		if at, ok := p.known[c.Name]; ok {
 			rep.Shared += int64(c.Plain)
+			rep.Stored += int64(at.stored)
 			continue
 		}
 		lacking = append(lacking, c)

@@ -138,7 +138,30 @@ func (m *maker) make() ([]byte, error) {
 		frames = append(frames, bodies[i]...)
 	}
 	d := &Delta{ID: m.img.ID, Base: m.old.ID}
-	return d.encode(m.img.Domain, head, frames)
+	out, err := d.encode(m.img.Domain, head, frames)
+	if err != nil {
+		return nil, err
+	}
+	whole := int64(0) // what moves without it
+	for _, s := range sections {
+		for _, c := range s.chunks {
+			whole += int64(m.get[1].loc.Where[c].Stored)
+		}
+	}
+	for i, n := range head.Objects {
+		if n == 0 {
+			continue
+		}
+		size, err := m.from.Stat(m.ctx, ObjectKey(names[i].Name))
+		if err != nil {
+			return nil, err
+		}
+		whole += size
+	}
+	if int64(len(out)) > whole {
+		return nil, fault.Errorf(fault.Exhausted, "it has %d bytes, the chunks and objects %d", len(out), whole)
+	}
+	return out, nil
 }
 
 // section is what one frame holds, as numbers of chunks in the two maps.
@@ -353,6 +376,7 @@ func (o *oldFiles) extents(lo, hi int64) []chunkmap.Extent {
 // chunkReader reads chunks of an image out of the packs of a bucket.
 type chunkReader struct {
 	img *Image
+	loc block.Locator
 	get block.Getter
 }
 
@@ -362,7 +386,7 @@ func newChunkReader(ctx context.Context, from block.Bucket, img *Image) (*chunkR
 		return nil, err
 	}
 	m := block.NewMirrors(nil, block.Source{Name: "store", Bucket: from})
-	return &chunkReader{img: img, get: block.NewPackGetter(m, PackPrefix, img.Domain, img.Places(loc).Find)}, nil
+	return &chunkReader{img: img, loc: loc, get: block.NewPackGetter(m, PackPrefix, img.Domain, img.Places(loc).Find)}, nil
 }
 
 // join is the plain bytes of the chunks with these numbers, one after the other.
