@@ -99,6 +99,7 @@ type Stats struct {
 
 	Hits, Misses, Puts, Evicted       int64
 	Verified, Damaged, Lost           int64
+	Groups                            int64 // pieces of chunks that were checked without the rest
 	ReadCalls, ReadBytes, WriteCalls  int64
 	WriteBytes, Syncs, RefusedRecords int64
 }
@@ -138,6 +139,8 @@ type Cache struct {
 	unsynced int64
 	hand     uint32
 	noPunch  bool
+	groups   groupFile
+	sums     []byte // of a write, kept for the next
 
 	kick chan struct{}
 	quit chan struct{}
@@ -149,7 +152,7 @@ type Cache struct {
 type counters struct {
 	hits, misses, puts, evicted, verified, damaged, lost atomic.Int64
 	readCalls, readBytes, writeCalls, writeBytes, syncs  atomic.Int64
-	refused                                              atomic.Int64
+	refused, groups                                      atomic.Int64
 }
 
 // Open opens the cache in dir, which it creates with mode 0700. Whatever the
@@ -187,6 +190,7 @@ func Open(dir string, opt Options) (*Cache, error) {
 		c.lock.Close()
 		return nil, err
 	}
+	c.groups.path = c.groupPath()
 	c.load()
 	c.loadPins()
 	go c.flusher()
@@ -265,6 +269,7 @@ func (c *Cache) Close() error {
 		s.close()
 	}
 	c.log.close()
+	c.groups.close()
 	c.lock.Close()
 	c.bufs.close()
 	return err
@@ -284,6 +289,7 @@ func (c *Cache) Stat() Stats {
 	n := &c.n
 	s.Hits, s.Misses, s.Puts, s.Evicted = n.hits.Load(), n.misses.Load(), n.puts.Load(), n.evicted.Load()
 	s.Verified, s.Damaged, s.Lost = n.verified.Load(), n.damaged.Load(), n.lost.Load()
+	s.Groups = n.groups.Load()
 	s.ReadCalls, s.ReadBytes = n.readCalls.Load(), n.readBytes.Load()
 	s.WriteCalls, s.WriteBytes = n.writeCalls.Load(), n.writeBytes.Load()
 	s.Syncs, s.RefusedRecords = n.syncs.Load(), n.refused.Load()

@@ -147,6 +147,10 @@ func (s *slab) punch(off, n int64) error {
 	if err != nil {
 		return err
 	}
+	return punch(f, off, n)
+}
+
+func punch(f *os.File, off, n int64) error {
 	rc, err := f.SyscallConn()
 	if err != nil {
 		return err

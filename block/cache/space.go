@@ -29,7 +29,7 @@ func (c *Cache) makeRoom(n int64) error {
 		if err := unix.Fstatfs(int(c.lock.Fd()), &st); err != nil {
 			return err
 		}
-		short := c.floor + n - int64(st.Bavail)*st.Bsize
+		short := c.floor + withSums(n) - int64(st.Bavail)*st.Bsize
 		if short > 0 && c.noPunch {
 			return fault.Errorf(fault.Exhausted, "the file system has less than %d bytes free and gives none back from files", c.floor)
 		}
@@ -96,6 +96,7 @@ func (c *Cache) release(s *slab, runs []pageRun) {
 		delete(c.dirty, s)
 		s.close()
 		os.Remove(s.path)
+		c.groups.forget(s.id)
 		return
 	}
 	slices.SortFunc(runs, func(a, b pageRun) int { return a.at - b.at })

@@ -29,11 +29,12 @@ type stage struct {
 
 // item is a chunk of a stage.
 type item struct {
-	idx   uint32
-	key   key
-	page  int
-	size  int
-	place int // page in the slab, once written
+	idx    uint32
+	key    key
+	page   int
+	size   int
+	place  int // page in the slab, once written
+	sealed bool
 }
 
 // Put keeps a chunk, after checking plain against n (Invalid if it is wrong).
@@ -88,7 +89,7 @@ func (c *Cache) put(ctx context.Context, dom block.Domain, n block.Name, plain [
 			e.meta |= uint32(min(pins, maxPins)) << pinShift
 			c.pinned++
 		}
-		st.items = append(st.items, item{idx: c.idx.add(e), key: k, page: at, size: size})
+		st.items = append(st.items, item{idx: c.idx.add(e), key: k, page: at, size: size, sealed: seal})
 		c.n.puts.Add(1)
 	}
 	st.writers--
@@ -237,11 +238,19 @@ func (c *Cache) writeFull() {
 		if diskKind(err) == fault.Exhausted {
 			// Give up as much and try once more: who else fills the disk
 			// may have been faster than the look at its free space.
-			_ = c.evict(int64(st.pages) * page) // less may do, for what is not placed yet
+			_ = c.evict(withSums(int64(st.pages) * page)) // less may do, for what is not placed yet
 			err = c.write(st)
 		}
 		c.settle(st, err)
 	}
+}
+
+// writtenRun is neighbours that were written from page at of a slab.
+type writtenRun struct {
+	items []item
+	slab  *slab
+	at    int
+	mem   []byte
 }
 
 // write places the items of a stage that have no place yet and writes them,
@@ -250,6 +259,7 @@ func (c *Cache) write(st *stage) error {
 	if err := c.makeRoom(int64(st.pages) * page); err != nil {
 		return err
 	}
+	var written []writtenRun
 	for i := 0; i < len(st.items); {
 		it := &st.items[i]
 		if it.place != 0 {
@@ -278,7 +288,11 @@ func (c *Cache) write(st *stage) error {
 		c.dirty[s] = struct{}{}
 		c.unsynced += int64(len(mem))
 		c.place(st, s, i, end, at)
+		written = append(written, writtenRun{st.items[i:end], s, at, mem})
 		i = end
+	}
+	for _, w := range written { // last, since a full disk may take the chunks only
+		c.writeGroups(w)
 	}
 	return nil
 }
