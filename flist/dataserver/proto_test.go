@@ -78,7 +78,8 @@ func newHarness(t testing.TB, open Opener, slots ...Slot) *harness {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		s.dev.Close()
+		unix.Close(s.fd)
+		unix.Close(s.stop)
 		unix.Close(pair[1])
 	})
 	return &harness{s, pair[1]}

@@ -2,12 +2,8 @@ package dataserver
 
 import (
 	"context"
-	"errors"
-	"io"
-	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
@@ -15,7 +11,7 @@ import (
 	"zos.internal/internal/fault"
 )
 
-// maxIdle is how many goroutines wait for the next request; others are busy.
+// maxIdle is how many loops wait for the next request; others are busy.
 const maxIdle = 4
 
 // Serve answers the kernel's requests on fuseFD, a /dev/fuse descriptor, until
@@ -33,8 +29,8 @@ func Serve(ctx context.Context, fuseFD int, table *Table, open Opener, opt Optio
 }
 
 type server struct {
-	dev    *os.File // a duplicate of the descriptor, for reads with the poller
-	fd     int      // the same, for writes
+	fd     int // a duplicate of the descriptor
+	stop   int // an eventfd that ends the loops
 	table  *Table
 	open   Opener
 	opt    Options
@@ -72,10 +68,15 @@ func newServer(fuseFD int, table *Table, open Opener, opt Options) (*server, err
 		unix.Close(fd)
 		return nil, fault.Errorf(fault.Internal, "make the FUSE descriptor non-blocking: %w", err)
 	}
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fault.Errorf(fault.Internal, "make an eventfd: %w", err)
+	}
 	opt = opt.withDefaults()
 	return &server{
-		dev:     os.NewFile(uintptr(fd), "/dev/fuse"),
 		fd:      fd,
+		stop:    stop,
 		table:   table,
 		open:    open,
 		opt:     opt,
@@ -90,18 +91,25 @@ func newServer(fuseFD int, table *Table, open Opener, opt Options) (*server, err
 func (s *server) run(ctx context.Context) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
 		s.stopping.Store(true)
-		s.dev.SetReadDeadline(time.Unix(1, 0))
+		_, _ = unix.Write(s.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 		if s.resend.Load() {
 			cancel()
 		}
 	})
-	defer stop()
-	s.spawn(work)
+	for range maxIdle {
+		s.spawn(work)
+	}
 	s.wg.Wait()
+	if !stop() {
+		<-stopped
+	}
 	s.closeReaders()
-	s.dev.Close()
+	unix.Close(s.fd)
+	unix.Close(s.stop)
 	if err := s.failed.Load(); err != nil {
 		return *err
 	}
@@ -120,33 +128,42 @@ func (s *server) spawn(ctx context.Context) {
 	s.wg.Go(func() { s.loop(ctx) })
 }
 
-// loop reads a request, makes sure that another loop waits for the next one,
-// and works on it. So a fast answer needs no switch of goroutines and a slow
+// loop waits for a request in a thread of its own and works on it, while other
+// threads wait for the next one: a fast answer needs no other thread, and a slow
 // one holds nothing up.
 func (s *server) loop(ctx context.Context) {
+	w, err := newWaiter(s.fd, s.stop)
+	if err != nil {
+		s.fail(fault.Errorf(fault.Of(err), "wait for requests of /dev/fuse: %w", err))
+		return
+	}
+	defer w.close()
 	buf := make([]byte, bufferLen)
 	for {
-		n, err := s.dev.Read(buf)
+		n, err := w.next(buf)
 		if s.idle.Add(-1) == 0 && err == nil {
 			s.spawn(ctx)
 		}
-		switch {
-		case err == nil:
+		switch err {
+		case nil:
 			s.handle(ctx, buf[:n])
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR):
-			// The request was taken back before it was read.
-		case errors.Is(err, unix.ENODEV), errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
-			// Unmounted, or told to stop. The other loops see it too.
-			return
+		case unix.ENODEV, errStopped:
+			return // unmounted, or told to stop; the other loops see it too
 		default:
-			err := fault.Errorf(fault.Internal, "read from /dev/fuse: %w", err)
-			s.failed.CompareAndSwap(nil, &err)
+			s.fail(fault.Errorf(fault.Internal, "read from /dev/fuse: %w", err))
 			return
 		}
 		if s.idle.Add(1) > maxIdle {
 			s.idle.Add(-1)
 			return
 		}
+	}
+}
+
+// fail ends the server with an error.
+func (s *server) fail(err error) {
+	if s.failed.CompareAndSwap(nil, &err) {
+		_, _ = unix.Write(s.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	}
 }
 
