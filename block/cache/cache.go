@@ -6,9 +6,9 @@
 // plaintext rests on the disk. An index file says which chunk is where.
 //
 // The cache guarantees that a caller gets right bytes or none: every chunk is
-// checked against its name at its first read after Open, so the index is only a
-// hint and a flipped bit, a torn record, a shortened or deleted slab or a full
-// or read-only disk costs a fetch, is told through Options.OnEvent, and is never
+// checked against its name at its first read after Open, or with ReadPart each
+// piece at every read, so the index is only a hint and a flipped bit, a torn
+// record, a shortened or deleted slab or a full or read-only disk costs a fetch, is told through Options.OnEvent, and is never
 // an error of a read. It is safe for concurrent use. One process owns a cache
 // directory; a second one gets Conflict.
 //

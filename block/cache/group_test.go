@@ -90,8 +90,8 @@ func TestReadPartReadsAndChecksOnlyWhatIsAround(t *testing.T) {
 	}
 }
 
-// TestReadPartNeverGivesWrongBytes flips every byte that a part depends on: of
-// the group, its padding and the sums.
+// TestReadPartNeverGivesWrongBytes flips bytes that a part depends on: of the
+// group, its padding and the sums.
 func TestReadPartNeverGivesWrongBytes(t *testing.T) {
 	dir := t.TempDir()
 	names, chunks := large(t, dir)
