@@ -19,6 +19,7 @@ type part struct {
 	dst   []byte
 	e     *entry
 	done  bool
+	alone bool // the chunk is a piece of one file
 }
 
 func (p *part) end() bool { return p.in+len(p.dst) == p.plain }
@@ -46,7 +47,7 @@ func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
 	sp, first := d.follow(off, int64(len(p)))
 	if missing > 0 && d.cache != nil {
 		var err error
-		if missing, err = d.fromDisk(ctx, parts); err != nil {
+		if missing, err = d.fromDisk(ctx, parts, first); err != nil {
 			return err
 		}
 	}
@@ -85,7 +86,7 @@ func (d *Device) cut(parts []part, p []byte, off int64) []part {
 			clear(dst)
 		} else {
 			c := d.view.Chunk(int(x.Chunk))
-			parts = append(parts, part{name: c.Name, plain: int(c.Plain), in: int(x.In) + int(at-x.Off), dst: dst})
+			parts = append(parts, part{name: c.Name, plain: int(c.Plain), in: int(x.In) + int(at-x.Off), dst: dst, alone: x.Len == c.Plain})
 			d.record(x.Chunk)
 		}
 		at = to
@@ -124,15 +125,23 @@ func (d *Device) fromMemory(parts []part) (missing int) {
 	return missing
 }
 
+// partBytes is the longest read of a chunk that is not followed by more of it.
+const partBytes = 16 << 10
+
 // fromDisk answers parts whose chunks were read from the cache before and need
-// no check again.
-func (d *Device) fromDisk(ctx context.Context, parts []part) (missing int, err error) {
+// no check again. Of a chunk of a large file that a reader comes to by chance it
+// reads and checks only what is around the part.
+func (d *Device) fromDisk(ctx context.Context, parts []part, first bool) (missing int, err error) {
 	for i := range parts {
 		p := &parts[i]
 		if p.done {
 			continue
 		}
-		p.done, err = d.cache.ReadVerified(ctx, d.opt.Domain, p.name, p.dst, p.in)
+		if first && p.alone && len(p.dst) <= partBytes {
+			p.done, err = d.cache.ReadPart(ctx, d.opt.Domain, p.name, p.dst, p.in)
+		} else {
+			p.done, err = d.cache.ReadVerified(ctx, d.opt.Domain, p.name, p.dst, p.in)
+		}
 		if err != nil {
 			return 0, fault.Errorf(fault.Of(err), "read image %s: %w", d.opt.Image, err)
 		}
@@ -157,7 +166,13 @@ func (d *Device) load(ctx context.Context, parts []part, missing int, sp span) e
 		defer cancel()
 	}
 	own := d.want(parts)
-	d.start(own, d.wantAhead(sp))
+	more := d.wantAhead(sp)
+	if d.allHere(own) {
+		// The disk answers sooner than another goroutine wakes up.
+		d.start(nil, more)
+		own, more = d.loadLocal(d.ctx, own), nil
+	}
+	d.start(own, more)
 	var failure error
 	for i := range parts {
 		p := &parts[i]
@@ -249,6 +264,13 @@ func (d *Device) wantAhead(sp span) (own []*entry) {
 		}
 	}
 	return own
+}
+
+// allHere reports whether the cache has the chunks of all entries.
+func (d *Device) allHere(entries []*entry) bool {
+	return d.cache != nil && !slices.ContainsFunc(entries, func(e *entry) bool {
+		return !d.cache.Has(d.opt.Domain, e.key.name)
+	})
 }
 
 // start loads entries in the background: need because a reader waits for them,
