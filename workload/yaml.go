@@ -267,6 +267,8 @@ func (c *converter) scalar(n *yaml.Node, r *rule) {
 	case !isText && (s == "" || s == "~" || strings.EqualFold(s, "null")):
 		c.bad("the value is missing; write one or leave the key out")
 		c.out = append(c.out, '0')
+	case !isText && r != nil && contains(r.enum, s): // off, where it is a known word
+		c.out = quote(c.out, s)
 	case !isText && c.odd.MatchString(s):
 		c.bad("%s is not the same to every reader of YAML; put it in quotes if it is text, else write true, false or a number in plain digits", short(s))
 		c.out = append(c.out, '0')
