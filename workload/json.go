@@ -88,16 +88,18 @@ type reader struct {
 	pos   int
 	steps []step
 	rep   *report
+	quiet map[int]bool
 }
 
 // readJSON reads the one object that src must be. ok is false when the syntax
 // is broken; other refusals are only in rep, with a value of kind none in their
 // place.
-func readJSON(src string, rep *report) (value, bool) {
-	r := &reader{src: src, rep: rep}
+func readJSON(s source, rep *report) (value, bool) {
+	src := s.text
+	r := &reader{src: src, rep: rep, quiet: s.quiet}
 	switch {
 	case len(src) > MaxBytes:
-		rep.add(0, "", "the document has %d bytes; at most %d are allowed", len(src), MaxBytes)
+		rep.add(0, "", "the document is too big: at most %d bytes are allowed", MaxBytes)
 		return value{}, false
 	case strings.HasPrefix(src, "\xef\xbb\xbf"):
 		rep.add(0, "", "the text starts with a byte order mark; save it as UTF-8 without one")
@@ -187,6 +189,9 @@ func (r *reader) value() (value, bool) {
 		}
 		r.pos += len(w)
 		if w == "null" {
+			if r.quiet[v.at] {
+				return v, true
+			}
 			r.refuse(v.at, "null is not a value here; leave the key out")
 			return v, true
 		}

@@ -52,7 +52,7 @@ func TestReaderRefuses(t *testing.T) {
 		{"columns are characters", "{\"ä\":null}", `["ä"]`, "null", 1, 6, 6},
 	} {
 		rep := new(report)
-		readJSON(tt.src, rep)
+		readJSON(source{text: tt.src}, rep)
 		var ps Problems
 		if !errors.As(rep.err(inText(tt.src)), &ps) {
 			t.Errorf("%s: accepted", tt.name)
@@ -65,7 +65,7 @@ func TestReaderRefuses(t *testing.T) {
 	}
 	for _, ok := range []string{"{}", " {\"a\" : [ ] , \"b\":{}}\n", deep(16), `{"a":9007199254740991}`, `{"a":"\ud83d\ude00 \"\\\/\b\f\n\r\t"}`, `{"":"","A":1,"a":1}`} {
 		rep := new(report)
-		if _, good := readJSON(ok, rep); !good || len(rep.issues) > 0 {
+		if _, good := readJSON(source{text: ok}, rep); !good || len(rep.issues) > 0 {
 			t.Errorf("%s: refused: %v", ok, rep.issues)
 		}
 	}
@@ -181,7 +181,7 @@ func FuzzReader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, src string) {
 		rep := new(report)
-		v, good := readJSON(src, rep)
+		v, good := readJSON(source{text: src}, rep)
 		good = good && len(rep.issues) == 0
 		want, ok := reference(src)
 		if ok && loneSurrogate(src) {

@@ -58,7 +58,7 @@ func compiled(t testing.TB, mode Mode) *jsonschema.Schema {
 // structure checks a document by the rules alone, without the cross checks.
 func structure(src string, mode Mode) error {
 	rep := new(report)
-	v, ok := readJSON(src, rep)
+	v, ok := readJSON(source{text: src}, rep)
 	if ok {
 		b := &binder{rep: rep, draft: mode == Draft}
 		b.bind(rules().document, &v, reflect.New(reflect.TypeFor[Document]()).Elem())

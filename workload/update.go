@@ -39,7 +39,7 @@ type Change struct {
 //   - what loses data is named in destroy, and nothing else is.
 func Plan(running, next *Document) ([]Change, error) {
 	p := &planner{running: running, next: next, rep: new(report), destroy: make(map[string]bool)}
-	root, _ := readJSON(next.raw, new(report))
+	root, _ := readJSON(source{text: next.raw}, new(report))
 	p.c = &checker{doc: next, root: &root, rep: p.rep}
 	for _, name := range next.Destroy {
 		p.destroy[name] = true

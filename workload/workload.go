@@ -51,26 +51,23 @@ func (h Hash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 // Parse reads the JSON of a document and checks all of it. The error is
 // Problems, all of them up to MaxProblems.
 func Parse(src []byte, mode Mode) (*Document, error) {
-	return parse(string(src), mode, nil)
+	text := string(src)
+	return parse(source{text, inText(text), new(report), nil}, mode)
 }
 
-// parse reads src; place says where the person wrote what stands at an offset.
-func parse(src string, mode Mode, place placer) (*Document, error) {
-	if place == nil {
-		place = inText(src)
-	}
-	rep := new(report)
+func parse(src source, mode Mode) (*Document, error) {
+	rep := src.rep
 	v, ok := readJSON(src, rep)
 	if !ok {
-		return nil, rep.err(place)
+		return nil, rep.err(src.place)
 	}
-	d := &Document{raw: src, draft: mode == Draft, place: place}
+	d := &Document{raw: src.text, draft: mode == Draft, place: src.place}
 	b := &binder{rep: rep, draft: d.draft, steps: make([]step, 0, MaxDepth+1)}
 	b.bind(rules().document, &v, reflect.ValueOf(d).Elem())
 	if len(rep.issues) == 0 {
 		check(d, &v, rep)
 	}
-	if err := rep.err(place); err != nil {
+	if err := rep.err(src.place); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -82,11 +79,11 @@ func Read(src []byte, mode Mode) (*Document, error) {
 	if IsJSON(src) {
 		return Parse(src, mode)
 	}
-	text, place, err := convertYAML(src)
+	s, err := convertYAML(src)
 	if err != nil {
 		return nil, err
 	}
-	return parse(text, mode, place)
+	return parse(s, mode)
 }
 
 // IsJSON says which spelling Read takes src for.
@@ -97,11 +94,14 @@ func IsJSON(src []byte) bool {
 // FromYAML turns YAML into the JSON that is signed. Keys keep their order; the
 // same YAML always gives the same bytes. Only the spelling is checked.
 func FromYAML(src []byte) ([]byte, error) {
-	text, _, err := convertYAML(src)
+	s, err := convertYAML(src)
 	if err != nil {
 		return nil, err
 	}
-	return []byte(text), nil
+	if err := s.rep.err(s.place); err != nil {
+		return nil, err
+	}
+	return []byte(s.text), nil
 }
 
 // Bytes is the document as it was received, a copy.

@@ -19,12 +19,16 @@ type mark struct{ at, line, column int }
 // converter turns YAML nodes into JSON text. It reads a strict part of YAML:
 // what different versions of YAML read differently must be in quotes, and there
 // are no anchors, aliases, merges or tags, so nothing grows.
+//
+// A value that is refused becomes null in the text, at an offset in quiet, so
+// that the rest of the document can still be checked.
 type converter struct {
 	out   []byte
 	marks []mark
 	steps []step
 	rep   *report
 	odd   *regexp.Regexp
+	quiet map[int]bool
 }
 
 // odd matches plain words that are not text to some YAML reader: numbers in
@@ -32,35 +36,40 @@ type converter struct {
 const oddExpr = `(?i)^(?:[-+]?(?:0x[0-9a-f_]+|0[ob]?[0-9_]+|[0-9][0-9_,]*(?:\.[0-9_]*)?(?:e[-+]?[0-9]+)?|\.[0-9][0-9_]*(?:e[-+]?[0-9]+)?|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?|\.inf)|\.nan` +
 	`|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[t\s].*)?|y|n|yes|no|on|off|true|false|null|~|=|<<)$`
 
-// convertYAML is the JSON of a YAML document and the way back to its places.
-func convertYAML(src []byte) (string, placer, error) {
+// source is a JSON text with the way back to what a person wrote.
+type source struct {
+	text  string
+	place placer
+	rep   *report      // what is wrong with the spelling
+	quiet map[int]bool // offsets of nulls that stand for something in rep
+}
+
+// convertYAML turns YAML into JSON. The error is for text that is no YAML; what
+// our part of YAML refuses is in the report of the source.
+func convertYAML(src []byte) (source, error) {
 	text := string(src)
 	rep := new(report)
 	place := inText(text)
 	switch {
 	case len(text) > MaxBytes:
-		rep.add(0, "", "the text has %d bytes; at most %d are allowed", len(text), MaxBytes)
+		rep.add(0, "", "the document is too big: at most %d bytes are allowed", MaxBytes)
 	case strings.HasPrefix(text, "\xef\xbb\xbf"):
 		rep.add(0, "", "the text starts with a byte order mark; save it as UTF-8 without one")
 	case !utf8.ValidString(text):
 		rep.add(badUTF8(text), "", "this byte is not UTF-8; save the text as UTF-8")
 	}
-	if len(rep.issues) > 0 {
-		return "", nil, rep.err(place)
+	if err := rep.err(place); err != nil {
+		return source{}, err
 	}
 	root, err := parseYAML(text)
 	if err != nil {
 		line, what := yamlLine(err)
 		rep.add(lineStart(text, line), "", "%s", what)
-		return "", nil, rep.err(place)
+		return source{}, rep.err(place)
 	}
-	c := &converter{rep: rep, odd: regexp.MustCompile(oddExpr)}
+	c := &converter{rep: rep, odd: regexp.MustCompile(oddExpr), quiet: make(map[int]bool)}
 	c.value(root, rules().document)
-	yamlPlace := func(at int) (int, int, int) { return placeYAML(text, c.marks, at) }
-	if err := rep.err(yamlPlace); err != nil {
-		return "", nil, err
-	}
-	return string(c.out), yamlPlace, nil
+	return source{string(c.out), func(at int) (int, int, int) { return placeYAML(text, c.marks, at) }, rep, c.quiet}, nil
 }
 
 // parseYAML reads exactly one document.
@@ -134,6 +143,13 @@ func (c *converter) mark(n *yaml.Node) {
 	c.marks = append(c.marks, mark{len(c.out), n.Line, n.Column})
 }
 
+// refuse is bad for a value: null takes its place.
+func (c *converter) refuse(format string, args ...any) {
+	c.bad(format, args...)
+	c.quiet[len(c.out)] = true
+	c.out = append(c.out, "null"...)
+}
+
 func (c *converter) bad(format string, args ...any) {
 	c.rep.add(len(c.out), pathText(c.steps), format, args...)
 }
@@ -143,24 +159,20 @@ func (c *converter) value(n *yaml.Node, r *rule) {
 	c.mark(n)
 	switch {
 	case n.Kind == yaml.AliasNode:
-		c.bad("*%s: aliases are not allowed; write the value again", short(n.Value))
+		c.refuse("*%s: aliases are not allowed; write the value again", short(n.Value))
 	case n.Anchor != "":
-		c.bad("&%s: anchors are not allowed; write the value where it is used", short(n.Anchor))
+		c.refuse("&%s: anchors are not allowed; write the value where it is used", short(n.Anchor))
 	case n.Style&yaml.TaggedStyle != 0:
-		c.bad("%s: tags are not allowed; text goes in quotes", short(n.Tag))
+		c.refuse("%s: tags are not allowed; text goes in quotes", short(n.Tag))
 	case n.Kind != yaml.ScalarNode && len(c.steps) >= MaxDepth:
-		c.bad("objects and lists are nested more than %d deep", MaxDepth)
+		c.refuse("objects and lists are nested more than %d deep", MaxDepth)
 	case n.Kind == yaml.MappingNode:
 		c.mapping(n, r)
-		return
 	case n.Kind == yaml.SequenceNode:
 		c.sequence(n, r)
-		return
 	default:
 		c.scalar(n, r)
-		return
 	}
-	c.out = append(c.out, '0')
 }
 
 func (c *converter) sequence(n *yaml.Node, r *rule) {
@@ -245,7 +257,8 @@ func (c *converter) cpu(n *yaml.Node) {
 	c.mark(n)
 	milli, err := ParseCPU(n.Value)
 	if err != nil {
-		c.bad("%v", err)
+		c.refuse("%v", err)
+		return
 	}
 	c.out = strconv.AppendUint(c.out, milli, 10)
 }
@@ -261,17 +274,16 @@ func (c *converter) scalar(n *yaml.Node, r *rule) {
 	case r != nil && r.unit == "bytes":
 		size, err := ParseSize(s)
 		if err != nil {
-			c.bad("%v", err)
+			c.refuse("%v", err)
+			return
 		}
 		c.out = strconv.AppendUint(c.out, size, 10)
 	case !isText && (s == "" || s == "~" || strings.EqualFold(s, "null")):
-		c.bad("the value is missing; write one or leave the key out")
-		c.out = append(c.out, '0')
+		c.refuse("the value is missing; write one or leave the key out")
 	case !isText && r != nil && contains(r.enum, s): // off, where it is a known word
 		c.out = quote(c.out, s)
 	case !isText && c.odd.MatchString(s):
-		c.bad("%s is not the same to every reader of YAML; put it in quotes if it is text, else write true, false or a number in plain digits", short(s))
-		c.out = append(c.out, '0')
+		c.refuse("%s is not the same to every reader of YAML; put it in quotes if it is text, else write true, false or a number in plain digits", short(s))
 	default:
 		c.out = quote(c.out, s)
 	}

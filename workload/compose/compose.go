@@ -88,7 +88,7 @@ const MaxBytes = 256 << 10
 // in the file; a draft that our own checks refuse is an error too.
 func Convert(src []byte, o Options) (*Result, error) {
 	if len(src) > MaxBytes {
-		return nil, fault.Errorf(fault.Invalid, "the compose file has %d bytes; at most %d are read", len(src), MaxBytes)
+		return nil, fault.Errorf(fault.Invalid, "the compose file is too big: at most %d bytes are read", MaxBytes)
 	}
 	c := &converter{options: o, names: make(map[string]string), taken: make(map[string]bool)}
 	c.defaults()
