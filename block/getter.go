@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"io"
 	"iter"
 	"slices"
 	"sync"
@@ -15,7 +16,7 @@ import (
 // How a PackGetter joins chunks of one pack into ranges, in bytes.
 const (
 	RangeGap = 128 << 10 // neighbours that are at most this far apart are read together
-	RangeMax = 8 << 20   // longest range
+	RangeMax = 64 << 20  // longest range
 )
 
 // Place is where a stored chunk is: its pack, offset and stored length in bytes,
@@ -54,7 +55,9 @@ func PlacesIn(pack Name, entries []PackEntry) map[Name]Place {
 
 // PackGetter is the Getter of chunks that lie in packs behind mirrors. It joins
 // neighbours in one pack into one ranged read, reads several ranges at a time
-// and checks every chunk. What one mirror served wrong is asked from the next,
+// and checks every chunk. A chunk is handed out as soon as it is there, while
+// the rest of its range is on its way; no more than one chunk of a range is in
+// memory where the source is an Opener. What one mirror served wrong is asked from the next,
 // reported as an event, and never handed out. Where the bytes of all mirrors
 // agree and are still not the chunk, the place is blamed and no mirror.
 type PackGetter struct {
@@ -218,13 +221,13 @@ func (g *PackGetter) checkPlace(p Place) error {
 // fetch reads one span and answers each of its chunks once.
 func (g *PackGetter) fetch(ctx context.Context, s *span, answers chan<- answer) {
 	key := g.packs + s.pack.String()
-	size := s.hi - s.lo
+	size := int64(recordSize + maxStored)
 	if s.pack.IsZero() {
 		key = g.single + s.chunks[0].name.String()
-		size = recordSize + maxStored
 	}
 	skip := make([]bool, len(g.mirrors.sources))
 	pending := s.chunks
+	var broke error // why an answer ended too early
 	for len(pending) > 0 {
 		lo := s.lo
 		if !s.pack.IsZero() {
@@ -235,8 +238,11 @@ func (g *PackGetter) fetch(ctx context.Context, s *span, answers chan<- answer) 
 			}
 			size = hi - lo
 		}
-		b, src, err := g.mirrors.read(ctx, key, lo, size, skip)
+		r, src, err := g.mirrors.open(ctx, key, lo, size, skip)
 		if err != nil {
+			if broke != nil && hope(broke) > hope(err) {
+				err = broke
+			}
 			for _, w := range pending {
 				gaveUp := g.giveUp(key, w, err)
 				if kind := fault.Of(gaveUp); !s.pack.IsZero() && g.single != "" && (kind == fault.NotFound || kind == fault.Invalid) {
@@ -247,22 +253,76 @@ func (g *PackGetter) fetch(ctx context.Context, s *span, answers chan<- answer) 
 			}
 			return
 		}
-		var failed []*wanted
-		for _, w := range pending {
-			plain, stored, err := g.open(w, b, lo)
-			if err == nil {
-				g.blame(key, w)
-				answers <- answer{Chunk{w.name, plain}, nil}
-				continue
+		pending, err = g.take(r, key, src, lo, pending, answers)
+		r.Close()
+		if err != nil {
+			broke = err
+			if ctx.Err() == nil {
+				g.mirrors.note(key, src, err)
 			}
-			if fault.Of(err) != fault.NotFound {
-				w.wrong = append(w.wrong, wrongAnswer{src, Sum(stored), err})
-			}
-			failed = append(failed, w)
 		}
-		pending = failed
 		skip[src] = true
 	}
+}
+
+// take answers chunks out of an answer that starts at offset lo of their pack,
+// in order, and returns those that were not right in it. The error is that of
+// the answer.
+func (g *PackGetter) take(r io.Reader, key string, src int, lo int64, chunks []*wanted, answers chan<- answer) (failed []*wanted, err error) {
+	var b []byte // what was read from offset lo
+	for _, w := range chunks {
+		if !w.place.Pack.IsZero() {
+			if w.place.Off > lo {
+				n := w.place.Off - lo
+				have := min(n, int64(len(b)))
+				b, lo = append(b[:0], b[have:]...), w.place.Off
+				if n > have && err == nil {
+					_, err = io.CopyN(io.Discard, r, n-have)
+				}
+			}
+			if n := w.place.Stored - len(b); n > 0 && err == nil {
+				b, err = appendN(b, r, n)
+			}
+		} else if err == nil {
+			b, err = appendN(b, r, recordSize+maxStored)
+		}
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			if to := w.place.Stored; w.place.Pack.IsZero() || to > len(b) {
+				failed = append(failed, w)
+				continue
+			}
+		}
+		plain, stored, wrong := g.open(w, b, lo)
+		if wrong == nil {
+			g.blame(key, w)
+			answers <- answer{Chunk{w.name, plain}, nil}
+			continue
+		}
+		if fault.Of(wrong) != fault.NotFound {
+			w.wrong = append(w.wrong, wrongAnswer{src, Sum(stored), wrong})
+		}
+		failed = append(failed, w)
+	}
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil // the chunks that it doesn't have are wrong, the source is not down
+	}
+	return failed, err
+}
+
+// appendN reads up to n more bytes. An error comes with what there was.
+func appendN(b []byte, r io.Reader, n int) ([]byte, error) {
+	b = slices.Grow(b, min(n, 256<<10))
+	for n > 0 {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, min(n, len(b)))
+		}
+		m, err := r.Read(b[len(b):min(cap(b), len(b)+n)])
+		b, n = b[:len(b)+m], n-m
+		if err != nil {
+			return b, err
+		}
+	}
+	return b, nil
 }
 
 // fetchSingle asks for a chunk by its name after its pack gave it up with err.

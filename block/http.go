@@ -31,7 +31,10 @@ type HTTP struct {
 	timeout time.Duration
 }
 
-var _ Bucket = (*HTTP)(nil)
+var (
+	_ Bucket = (*HTTP)(nil)
+	_ Opener = (*HTTP)(nil)
+)
 
 // NewHTTP reads below the address base, http or https. transport may be nil for
 // a default one that doesn't use proxies of the environment; timeout 0 is
@@ -105,6 +108,89 @@ func (h *HTTP) status(key string, resp *http.Response) error {
 
 // Read implements Bucket.
 func (h *HTTP) Read(ctx context.Context, key string, off, size int64) ([]byte, error) {
+	r, err := h.open(ctx, key, off, size)
+	if err != nil || r == nil {
+		return nil, err
+	}
+	defer r.Close()
+	if r.want < 0 {
+		return io.ReadAll(r)
+	}
+	b, err := readExactly(r, int(r.want))
+	if err == io.ErrUnexpectedEOF {
+		err = h.bodyErr(key, err)
+	}
+	if err == nil {
+		_, err = r.Read(make([]byte, 1)) // the end, or more than was announced
+		if err == io.EOF {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Open implements Opener.
+func (h *HTTP) Open(ctx context.Context, key string, off, size int64) (io.ReadCloser, error) {
+	r, err := h.open(ctx, key, off, size)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	return r, nil
+}
+
+// body is an answer under way.
+type body struct {
+	h      *HTTP
+	key    string
+	resp   *http.Response
+	want   int64 // bytes that were announced; -1: it ends where it ends
+	left   int64 // bytes that are still read
+	exact  bool  // more than that is an error
+	end    error
+	slow   *time.Timer
+	cancel context.CancelCauseFunc
+}
+
+func (b *body) Read(p []byte) (n int, err error) {
+	if b.end != nil {
+		return 0, b.end
+	}
+	defer func() { b.end = err }()
+	if b.left == 0 {
+		if n, _ := io.ReadFull(b.resp.Body, make([]byte, 1)); n > 0 && b.exact {
+			return 0, fault.Errorf(fault.Invalid, "read %s from %s: the server sent more than the %d bytes it announced", b.key, b.h.base.Redacted(), b.want)
+		}
+		return 0, io.EOF
+	}
+	n, err = b.resp.Body.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	switch {
+	case err == io.EOF && (b.want < 0 || b.left == 0):
+		b.left = 0
+		return n, nil // the next call says it
+	case err == io.EOF:
+		err = io.ErrUnexpectedEOF
+	case err == nil:
+		return n, nil
+	}
+	return n, b.h.bodyErr(b.key, err)
+}
+
+func (b *body) Close() error {
+	b.slow.Stop()
+	defer b.cancel(nil)
+	return b.resp.Body.Close()
+}
+
+// open asks for a range and checks the header of the answer; nil without an
+// error says that there is nothing in the range.
+func (h *HTTP) open(ctx context.Context, key string, off, size int64) (_ *body, err error) {
 	if err := checkRange(key, off, size); err != nil {
 		return nil, err
 	}
@@ -113,34 +199,44 @@ func (h *HTTP) Read(ctx context.Context, key string, off, size int64) ([]byte, e
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	slow := time.AfterFunc(h.timeout, func() {
 		cancel(fault.Errorf(fault.Unavailable, "the server took too long"))
 	})
-	defer slow.Stop()
+	b := &body{h: h, key: key, want: -1, slow: slow, cancel: cancel}
+	defer func() {
+		if err == nil && b.left > 0 {
+			slow.Reset(h.timeout + time.Duration(b.left>>19)*time.Second)
+			return
+		}
+		slow.Stop()
+		if b.resp != nil {
+			b.resp.Body.Close()
+		}
+		cancel(nil)
+	}()
 	resp, err := h.do(ctx, "GET", key, fmt.Sprintf("bytes=%d-%d", off, off+size-1))
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	bad := func(format string, args ...any) ([]byte, error) {
+	b.resp = resp
+	bad := func(format string, args ...any) (*body, error) {
 		return nil, fault.Errorf(fault.Invalid, "read %s from %s: "+format, append([]any{key, h.base.Redacted()}, args...)...)
 	}
 	if enc := resp.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return bad("the server encoded the answer as %q though it was not asked to", enc)
 	}
-	var want int64 // bytes of the body that are read
-	more := func() { slow.Reset(h.timeout + time.Duration(want>>19)*time.Second) }
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
 		first, last, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
 		if !ok || first != off || last >= off+size || last < first || total >= 0 && last >= total {
 			return bad("the server answered the range %.80q", resp.Header.Get("Content-Range"))
 		}
-		want = last - first + 1
-		if want < size && last != total-1 {
-			return bad("the server answered only %d of %d bytes", want, size)
+		b.want = last - first + 1
+		if b.want < size && last != total-1 {
+			return bad("the server answered only %d of %d bytes", b.want, size)
 		}
+		b.left, b.exact = b.want, true
+		return b, nil
 	case http.StatusOK:
 		// The server ignored the range. That is no harm at the start of a file, or
 		// behind its end as with an empty file.
@@ -150,23 +246,15 @@ func (h *HTTP) Read(ctx context.Context, key string, off, size int64) ([]byte, e
 		if off > 0 {
 			return nil, fault.Errorf(fault.Unsupported, "read %s from %s: the server doesn't serve ranges; use one that does", key, h.base.Redacted())
 		}
-		want = size
-		if resp.ContentLength >= 0 {
-			want = min(size, resp.ContentLength)
+		if resp.ContentLength == 0 {
+			return nil, nil
 		}
-		more()
-		if resp.ContentLength < 0 {
-			// Its length was not announced, so the end is where it ends, unless the
-			// connection broke before.
-			b, err := io.ReadAll(io.LimitReader(resp.Body, want))
-			if err != nil {
-				return nil, h.bodyErr(key, err)
-			}
-			return b, nil
-		}
-		b, err := readExactly(resp.Body, int(want))
-		if err != nil {
-			return nil, h.bodyErr(key, err)
+		// Where its length was not announced, the end is where it ends, unless the
+		// connection broke before.
+		b.left = size
+		if resp.ContentLength > 0 {
+			b.want = min(size, resp.ContentLength)
+			b.left = b.want
 		}
 		return b, nil
 	case http.StatusRequestedRangeNotSatisfiable:
@@ -176,18 +264,8 @@ func (h *HTTP) Read(ctx context.Context, key string, off, size int64) ([]byte, e
 			}
 		}
 		return bad("the server refused the range %d+%d", off, size)
-	default:
-		return nil, h.status(key, resp)
 	}
-	more()
-	b, err := readExactly(resp.Body, int(want))
-	if err != nil {
-		return nil, h.bodyErr(key, err)
-	}
-	if n, _ := io.ReadFull(resp.Body, make([]byte, 1)); n > 0 {
-		return bad("the server sent more than the %d bytes it announced", want)
-	}
-	return b, nil
+	return nil, h.status(key, resp)
 }
 
 func (h *HTTP) bodyErr(key string, err error) error {

@@ -40,6 +40,9 @@ type Event struct {
 type Source struct {
 	Name   string
 	Bucket Bucket
+	// Near says that asking it costs no round trip, as of a directory of this
+	// machine.
+	Near bool
 }
 
 // HedgeAfter is how long a read waits for the first source before it asks the
@@ -92,6 +95,26 @@ func NewMirrors(onEvent func(Event), sources ...Source) *Mirrors {
 		clock:   clock.System{},
 		state:   make([]sourceState, len(sources)),
 	}
+}
+
+// Near are the sources that cost no round trip, Far the others; nil if there are
+// none. What they learn about sources is their own.
+func (m *Mirrors) Near() *Mirrors { return m.only(true) }
+
+// Far is the rest of Near.
+func (m *Mirrors) Far() *Mirrors { return m.only(false) }
+
+func (m *Mirrors) only(near bool) *Mirrors {
+	var some []Source
+	for _, s := range m.sources {
+		if s.Near == near {
+			some = append(some, s)
+		}
+	}
+	if len(some) == 0 {
+		return nil
+	}
+	return &Mirrors{sources: some, onEvent: m.onEvent, clock: m.clock, state: make([]sourceState, len(some))}
 }
 
 // order is the sources to ask, best first, without those in skip.
@@ -157,6 +180,12 @@ func (m *Mirrors) patience(size int64) time.Duration {
 // error is of the kind that leaves most hope: Unavailable before Invalid before
 // others before NotFound.
 func race[T any](ctx context.Context, m *Mirrors, key string, size int64, skip []bool, ask func(context.Context, Bucket) (T, error)) (T, int, error) {
+	return raceFor(ctx, m, key, size, skip, ask, func(T) {})
+}
+
+// raceFor is race for answers that hold something: drop gives those back that
+// came too late.
+func raceFor[T any](ctx context.Context, m *Mirrors, key string, size int64, skip []bool, ask func(context.Context, Bucket) (T, error), drop func(T)) (T, int, error) {
 	type answer struct {
 		v   T
 		i   int
@@ -174,6 +203,18 @@ func race[T any](ctx context.Context, m *Mirrors, key string, size int64, skip [
 	defer cancel()
 	answers := make(chan answer, len(order))
 	started, running := 0, 0
+	defer func() {
+		if running == 0 {
+			return
+		}
+		go func(n int) { // they were cancelled and end soon
+			for range n {
+				if a := <-answers; a.err == nil {
+					drop(a.v)
+				}
+			}
+		}(running)
+	}()
 	start := func() {
 		i := order[started]
 		started++

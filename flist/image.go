@@ -28,6 +28,8 @@ type Image struct {
 	Config    *config.Config
 	// Executables is nil when the builder did not record them.
 	Executables []executables.Entry
+
+	start *Start // parts that came with the root and were not used yet
 }
 
 // OpenOptions say how an image is opened.
@@ -41,25 +43,34 @@ type OpenOptions struct {
 // other. It reads no content. A private image needs the domain of its tenant
 // (Denied otherwise); a missing part is NotFound.
 func Open(ctx context.Context, from block.Bucket, id ID, opt OpenOptions) (*Image, error) {
-	rootBytes, err := from.Read(ctx, RootKey(id), 0, MaxRoot+1)
-	if err != nil {
-		return nil, fault.Errorf(fault.Of(err), "open image %v: %w", id, err)
+	o := openStart(ctx, from, id, opt.Domain)
+	if o == nil {
+		var err error
+		if o, err = openRoot(ctx, from, id); err != nil {
+			return nil, fault.Errorf(fault.Of(err), "open image %v: %w", id, err)
+		}
 	}
-	if block.Sum(rootBytes) != id {
-		return nil, fault.Errorf(fault.Invalid, "open image %v: the root has another hash; fetch it from another source", id)
-	}
-	root, err := ParseRoot(rootBytes)
-	if err != nil {
-		return nil, fault.Errorf(fault.Of(err), "open image %v: %w", id, err)
-	}
-	img := &Image{ID: id, Root: root, RootBytes: rootBytes, Domain: opt.Domain}
-	if err := img.open(ctx, from); err != nil {
+	img := &Image{ID: id, Root: o.root, RootBytes: o.rootBytes, Domain: opt.Domain, start: o.start}
+	if err := img.open(ctx, from, o.objects); err != nil {
 		return nil, fault.Errorf(fault.Of(err), "open image %v: %w", id, err)
 	}
 	return img, nil
 }
 
-func (img *Image) open(ctx context.Context, from block.Bucket) error {
+func openRoot(ctx context.Context, from block.Bucket, id ID) (*opened, error) {
+	b, err := from.Read(ctx, RootKey(id), 0, MaxRoot+1)
+	if err != nil {
+		return nil, err
+	}
+	if block.Sum(b) != id {
+		return nil, fault.Errorf(fault.Invalid, "the root has another hash; fetch it from another source")
+	}
+	root, err := ParseRoot(b)
+	return &opened{rootBytes: b, root: root}, err
+}
+
+// open completes img with the objects that are there and those in from.
+func (img *Image) open(ctx context.Context, from block.Bucket, have map[block.Name][]byte) error {
 	root := img.Root
 	dom := img.Domain
 	domainID := dom.ID()
@@ -79,12 +90,17 @@ func (img *Image) open(ctx context.Context, from block.Bucket) error {
 	// At once, because each of them is a round trip.
 	g, gctx := errgroup.WithContext(ctx)
 	for _, p := range parts {
-		if p.ref != nil {
-			g.Go(func() (err error) {
-				*p.to, err = ReadObject(gctx, from, dom, *p.ref)
-				return err
-			})
+		if p.ref == nil {
+			continue
 		}
+		if b, ok := have[p.ref.Name]; ok && uint64(len(b)) == p.ref.Size {
+			*p.to = b
+			continue
+		}
+		g.Go(func() (err error) {
+			*p.to, err = ReadObject(gctx, from, dom, *p.ref)
+			return err
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return err

@@ -93,7 +93,9 @@ type Server struct {
 	collect sync.RWMutex
 	// names serialises changes of pointers and signatures.
 	names sync.Mutex
-	waste waste
+	// starts serialises what makes start files.
+	starts sync.Mutex
+	waste  waste
 	// collecting is held by the one collection that may run.
 	collecting sync.Mutex
 }

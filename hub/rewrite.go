@@ -183,6 +183,7 @@ func (s *Server) relocate(ctx context.Context, old block.Name, m movedPack, ids 
 		if err := s.relocateImage(ctx, old, m, id); err != nil {
 			return fault.Errorf(fault.Of(err), "locator of image %v: %w", id, err)
 		}
+		s.renewStart(ctx, id)
 	}
 	return nil
 }

@@ -45,6 +45,7 @@ func (s *Server) table() []route {
 			route{method: "GET", pattern: k.pattern, summary: k.what, answer: protocol.TypeBytes, handle: s.serveKey},
 			route{method: "PUT", pattern: k.pattern, summary: "Upload: " + strings.ToLower(k.what[:1]) + k.what[1:], body: protocol.TypeBytes, signed: true, handle: s.servePut})
 	}
+	rs = append(rs, route{method: "GET", pattern: "/b/{id}", summary: "What a first start of an image needs beside its content, in one file", answer: protocol.TypeBytes, handle: s.serveStart})
 	rs = append(rs, route{method: "GET", pattern: "/h/{owner}/{name}/{seq}", summary: "A version that a name had", answer: protocol.TypeBytes, handle: s.serveKey})
 	return append(rs, s.gallery.table()...)
 }

@@ -129,6 +129,13 @@ func (s *Server) put(r *http.Request) (status int, err error) {
 	if err := s.receive(u, r.Body); err != nil {
 		return 0, fault.Errorf(fault.Of(err), "put %s: %w", k.what(), err)
 	}
+	if inStart(k.kind) {
+		// Whatever ends the program, no old start file outlives its parts.
+		if err := s.store.Delete(ctx, flist.StartKey(k.name)); err != nil && fault.Of(err) != fault.NotFound {
+			return 0, fault.Errorf(fault.Of(err), "put %s: %w", k.what(), err)
+		}
+		defer s.renewStart(ctx, k.name)
+	}
 	switch k.kind {
 	case 'p':
 		kept, err = s.putPack(ctx, u)

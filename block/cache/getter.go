@@ -12,6 +12,8 @@ import (
 // flight is a chunk that is being fetched; others that want it wait for it.
 type flight struct {
 	owner   *getter
+	call    *call
+	at      int // place among the names of the call
 	waiters int
 	done    chan struct{}
 
@@ -20,6 +22,17 @@ type flight struct {
 	err     error
 	dropped bool // the owner gave up, which says nothing about the source
 }
+
+// call is one call of inner.
+type call struct {
+	landed int // names, counted in order up to the last that came
+}
+
+// joinAhead is how many chunks before its turn a chunk is worth waiting for. Who
+// wants one of the end of a long call, such as a trace, asks for it itself.
+const joinAhead = 48
+
+func (f *flight) far() bool { return f.at-f.call.landed > joinAhead }
 
 type getter struct {
 	c     *Cache
@@ -31,8 +44,9 @@ var _ block.Getter = (*getter)(nil)
 
 // Getter reads through the cache: what is here comes from the disk, the rest in
 // one call from inner, and is kept. A chunk that several goroutines miss at the
-// same time, through any Getter of c, is fetched once; who waited asks inner
-// itself only if the fetch was another Getter's and failed, or was given up. A
+// same time, through any Getter of c, is fetched once, unless it comes late in a
+// long call; who waited asks inner itself only if the fetch was another Getter's
+// and failed, or was given up. A
 // disk that takes no data makes nothing fail.
 func (c *Cache) Getter(inner block.Getter, dom block.Domain) block.Getter {
 	return &getter{c, inner, dom}
@@ -107,17 +121,18 @@ type claims struct {
 // claim starts flights for the names that nobody fetches and joins the others.
 func (g *getter) claim(names []block.Name) claims {
 	cl := claims{own: map[block.Name]*flight{}}
+	it := &call{}
 	g.c.mu.Lock()
 	defer g.c.mu.Unlock()
 	for _, n := range names {
 		k := keyOf(g.dom, n)
-		if f := g.c.flights[k]; f != nil {
+		if f := g.c.flights[k]; f != nil && !f.far() {
 			f.waiters++
 			cl.wait = append(cl.wait, joined{n, f})
 		} else if g.c.has(g.dom, n) {
 			cl.here = append(cl.here, n)
 		} else {
-			f := &flight{owner: g, done: make(chan struct{})}
+			f := &flight{owner: g, call: it, at: len(cl.names), done: make(chan struct{})}
 			g.c.flights[k] = f
 			cl.own[n] = f
 			cl.names = append(cl.names, n)
@@ -129,7 +144,10 @@ func (g *getter) claim(names []block.Name) claims {
 // land ends the flight of n.
 func (g *getter) land(n block.Name, f *flight, data []byte, err error, dropped bool) {
 	g.c.mu.Lock()
-	delete(g.c.flights, keyOf(g.dom, n))
+	if k := keyOf(g.dom, n); g.c.flights[k] == f {
+		delete(g.c.flights, k)
+	}
+	f.call.landed = max(f.call.landed, f.at+1)
 	waiters := f.waiters
 	g.c.mu.Unlock()
 	if waiters > 0 {

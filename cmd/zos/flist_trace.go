@@ -70,7 +70,6 @@ func (a *app) publishTrace(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	t = lazy.Group(t, img.Map.Chunks)
 	key, err := a.key()
 	if err != nil {
 		return err
@@ -84,6 +83,9 @@ func (a *app) publishTrace(ctx context.Context, ref string) error {
 		return err
 	}
 	if err := writeBytes(ctx, store, flist.TraceKey(img.ID), b); err != nil {
+		return err
+	}
+	if err := flist.LayStart(ctx, store, img, t); err != nil {
 		return err
 	}
 	hub, err := a.hub()

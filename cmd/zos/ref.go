@@ -258,7 +258,7 @@ func (a *app) source() (*block.Mirrors, error) {
 	if err != nil {
 		return nil, err
 	}
-	sources := []block.Source{{Name: dir, Bucket: store}}
+	sources := []block.Source{{Name: dir, Bucket: store, Near: true}}
 	urls, err := a.hubURLs()
 	if err != nil {
 		return nil, err

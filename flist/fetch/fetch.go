@@ -104,7 +104,8 @@ type Device struct {
 	failing map[block.Name]struct{}
 	rec     *recorder
 
-	traced bool // a trace was brought in
+	traced bool                    // a trace was brought in
+	coming map[block.Name]struct{} // by a trace
 
 	recording, hasTrace atomic.Bool
 

@@ -8,11 +8,14 @@ import (
 	"zos.internal/internal/fault"
 )
 
-// Sizes of background requests in plain bytes. The first ones of a trace are
-// small, so that a reader never waits long for a chunk in the middle of one.
+// Sizes of background requests in plain bytes. Those of a trace are large: its
+// chunks come one after the other, in the order in which they will be read, and
+// who can't wait for one asks for it apart. Two streams keep a line busy with
+// few requests.
 const (
-	firstBatch = 1 << 20
-	maxBatch   = 8 << 20
+	traceFirst = 4 << 20
+	traceBatch = 64 << 20
+	fillBatch  = 8 << 20
 )
 
 // Prefetch brings the chunks of a trace into the cache, in order, in few
@@ -29,6 +32,9 @@ func (d *Device) Prefetch(ctx context.Context, t Trace) error {
 	}
 	d.mu.Lock()
 	d.traced = true
+	if d.coming == nil {
+		d.coming = make(map[block.Name]struct{})
+	}
 	d.mu.Unlock()
 	d.hasTrace.Store(true)
 	_, err := d.bring(ctx, trace, d.opt.Budget, func(yield func(int) bool) {
@@ -98,9 +104,9 @@ func (d *Device) bring(ctx context.Context, c class, budget int64, chunks func(f
 			break
 		}
 	}
-	limit := int64(firstBatch)
+	limit, most := int64(traceFirst), int64(traceBatch)
 	if c == fill {
-		limit = maxBatch
+		limit, most = fillBatch, fillBatch
 	}
 	var names []block.Name
 	size := int64(0)
@@ -108,12 +114,18 @@ func (d *Device) bring(ctx context.Context, c class, budget int64, chunks func(f
 		if len(names) == 0 {
 			return ctx.Err() == nil
 		}
+		if c == trace {
+			d.expect(names, true)
+		}
 		select {
 		case batches <- names:
 		case <-ctx.Done():
+			if c == trace {
+				d.expect(names, false)
+			}
 			return false
 		}
-		names, size, limit = nil, 0, min(2*limit, maxBatch)
+		names, size, limit = nil, 0, min(4*limit, most)
 		return true
 	}
 	for i := range chunks {
@@ -141,8 +153,32 @@ func (d *Device) bring(ctx context.Context, c class, budget int64, chunks func(f
 	return missing, err
 }
 
+// expect notes that a trace will bring chunks, or that it did or gave up.
+func (d *Device) expect(names []block.Name, coming bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range names {
+		if coming {
+			d.coming[n] = struct{}{}
+		} else {
+			delete(d.coming, n)
+		}
+	}
+}
+
+// expected reports whether a trace will bring a chunk.
+func (d *Device) expected(n block.Name) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.coming[n]
+	return ok
+}
+
 // bringBatch asks the source for names in one call, when it is its turn.
 func (d *Device) bringBatch(ctx context.Context, c class, names []block.Name) (missing int, err error) {
+	if c == trace {
+		defer d.expect(names, false)
+	}
 	if err := d.sched.acquire(ctx, c); err != nil {
 		return len(names), err
 	}

@@ -63,7 +63,7 @@ func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
 // lacks reports whether a source has to be asked for a part.
 func (d *Device) lacks(parts []part) bool {
 	return d.cache == nil || slices.ContainsFunc(parts, func(p part) bool {
-		return !p.done && !d.cache.Has(d.opt.Domain, p.name)
+		return !p.done && !d.cache.Has(d.opt.Domain, p.name) && !d.expected(p.name)
 	})
 }
 

@@ -61,20 +61,27 @@ func Prepare(ctx context.Context, img *flist.Image, m *block.Mirrors, dir string
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return spec, fault.Errorf(fault.Of(err), "prepare image %v: %w", img.ID, err)
 	}
-	// The trace comes while the locator does: each is a round trip.
+	// The trace comes while the locator does: each is a round trip, unless the
+	// start file of the image brought them.
+	loc, locErr := img.ReadPart(ctx, nothing{}, flist.LocatorKey(img.ID), flist.MaxObject)
+	if locErr == nil {
+		_, locErr = block.ParseLocator(loc, len(img.Map.Chunks))
+	}
 	type hint struct {
 		trace fetch.Trace
 		ok    bool
 	}
 	hints := make(chan hint, 1)
 	go func() {
-		t, ok := publishedTrace(ctx, img.ID, m)
+		t, ok := publishedTrace(ctx, img, m)
 		hints <- hint{t, ok}
 	}()
-	loc, err := m.Read(ctx, flist.LocatorKey(img.ID), 0, flist.MaxObject)
+	if locErr != nil {
+		loc, locErr = m.Read(ctx, flist.LocatorKey(img.ID), 0, flist.MaxObject)
+	}
 	trace := <-hints
-	if err != nil {
-		return spec, fault.Errorf(fault.Of(err), "prepare image %v: read its locator: %w", img.ID, err)
+	if locErr != nil {
+		return spec, fault.Errorf(fault.Of(locErr), "prepare image %v: read its locator: %w", img.ID, locErr)
 	}
 	if _, err := block.ParseLocator(loc, len(img.Map.Chunks)); err != nil {
 		return spec, fault.Errorf(fault.Invalid, "prepare image %v: %w", img.ID, err)
@@ -98,22 +105,29 @@ func Prepare(ctx context.Context, img *flist.Image, m *block.Mirrors, dir string
 	return spec, nil
 }
 
+// nothing is the bucket of which everything is absent.
+type nothing struct{ block.Bucket }
+
+func (nothing) Read(context.Context, string, int64, int64) ([]byte, error) {
+	return nil, fault.NotFound
+}
+
 // publishedTrace is the trace of an image if one of its signers vouches for it.
 // Whatever is wrong with it, the image works without.
-func publishedTrace(ctx context.Context, id flist.ID, m *block.Mirrors) (fetch.Trace, bool) {
-	b, err := m.Read(ctx, flist.TraceKey(id), 0, flist.MaxTrace)
+func publishedTrace(ctx context.Context, img *flist.Image, m *block.Mirrors) (fetch.Trace, bool) {
+	b, err := img.ReadPart(ctx, m, flist.TraceKey(img.ID), flist.MaxTrace)
 	if err != nil {
 		return fetch.Trace{}, false
 	}
-	t, key, err := flist.OpenTrace(b, id)
+	t, key, err := flist.OpenTrace(b, img.ID)
 	if err != nil {
 		return fetch.Trace{}, false
 	}
-	b, err = m.Read(ctx, flist.SignaturesKey(id), 0, flist.MaxSignatures+1)
+	b, err = img.ReadPart(ctx, m, flist.SignaturesKey(img.ID), flist.MaxSignatures+1)
 	if err != nil {
 		return fetch.Trace{}, false
 	}
-	said, err := flist.OpenSignatures(b, id)
+	said, err := flist.OpenSignatures(b, img.ID)
 	return t, err == nil && slices.ContainsFunc(said, func(s flist.Statement) bool { return s.Key == key })
 }
 
@@ -317,7 +331,7 @@ func Sources(places []string, onEvent func(block.Event)) (*block.Mirrors, error)
 			out = append(out, block.Source{Name: p, Bucket: h})
 			continue
 		}
-		out = append(out, block.Source{Name: p, Bucket: block.OpenDir(p)})
+		out = append(out, block.Source{Name: p, Bucket: block.OpenDir(p), Near: true})
 	}
 	return block.NewMirrors(onEvent, out...), nil
 }

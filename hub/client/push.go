@@ -142,6 +142,9 @@ func (p *push) run(ctx context.Context) error {
 	if err := p.extras(ctx); err != nil {
 		return err
 	}
+	if err := p.startPacks(ctx); err != nil {
+		return err
+	}
 	if p.opt.Name == "" {
 		return nil
 	}

@@ -34,6 +34,10 @@ func start(ctx context.Context, b *bench) (err error) {
 	if err := b.runZos(ctx, "hub", "", &built, "flist", "build", "tar:"+root); err != nil {
 		return err
 	}
+	locator, err := os.ReadFile(b.path("hub-data", "images", "l", built.ID))
+	if err != nil {
+		return err
+	}
 	packed := root + ".gz"
 	if out, err := exec.CommandContext(ctx, "sh", "-c", "gzip -6 < "+root+" > "+packed).CombinedOutput(); err != nil {
 		return fmt.Errorf("gzip: %w: %s", err, out)
@@ -103,7 +107,7 @@ func start(ctx context.Context, b *bench) (err error) {
 			{"3000 small files, trace", files, true, atLeast(3)},
 			{"every file, no trace", everything, false, atLeast(0.9)},
 		} {
-			if err := b.trace(ctx, built.ID, j.run, j.trace); err != nil {
+			if err := b.trace(ctx, built.ID, locator, j.run, j.trace); err != nil {
 				return err
 			}
 			var asked int64
@@ -130,10 +134,14 @@ func start(ctx context.Context, b *bench) (err error) {
 // seconds shows the time whose inverse was compared.
 func seconds(x float64) string { return fmt.Sprintf("%.2f s", 1/x) }
 
-// trace publishes what a run reads as the image's trace, or takes it away.
-func (b *bench) trace(ctx context.Context, id string, run func(string) error, want bool) error {
-	if !want {
-		return errors.Join(os.RemoveAll(b.path("hub-data", "images", "t")), os.RemoveAll(b.path("hub-data", "starts")))
+// trace publishes what a run reads as the image's only trace, or takes it away,
+// with the layout that was made for it.
+func (b *bench) trace(ctx context.Context, id string, locator []byte, run func(string) error, want bool) error {
+	images := b.path("hub-data", "images")
+	err := errors.Join(os.RemoveAll(filepath.Join(images, "t")), os.RemoveAll(filepath.Join(images, "b")),
+		os.WriteFile(filepath.Join(images, "l", id), locator, 0o644), os.RemoveAll(b.path("hub-data", "starts")))
+	if err != nil || !want {
+		return err
 	}
 	if err := b.at(ctx, "hub", "", id, run); err != nil {
 		return err
