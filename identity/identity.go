@@ -123,6 +123,17 @@ func (k PublicKey) Address() Address {
 	return blake3.Sum256([]byte(addressTag + "\x00" + string(k)))
 }
 
+// Fingerprint is what people compare: the first 10 bytes of BLAKE3("zos/fpr/1"
+// 00 key) as five groups of four hexadecimal digits.
+func (k PublicKey) Fingerprint() string {
+	sum := blake3.Sum256([]byte("zos/fpr/1\x00" + string(k)))
+	groups := make([]string, 5)
+	for i := range groups {
+		groups[i] = hex.EncodeToString(sum[2*i : 2*i+2])
+	}
+	return strings.Join(groups, "-")
+}
+
 // Verify checks a signature that Sign made with the same tag and message. The
 // error is Denied, or Unsupported for an unknown algorithm.
 func (k PublicKey) Verify(tag string, msg, sig []byte) error {

@@ -152,6 +152,14 @@ func (k *Keys) Save(path string, passphrase []byte) error {
 	return create(path, b)
 }
 
+// SaveKeyFile writes the text of a key file as it is to a new file of mode 0600.
+func SaveKeyFile(path string, text []byte) error {
+	if _, err := ParseKeyFile(text); err != nil {
+		return err
+	}
+	return create(path, text)
+}
+
 func create(path string, b []byte) error {
 	err := atomicfile.Create(path, b, 0o600)
 	if errors.Is(err, fs.ErrExist) {

@@ -147,7 +147,7 @@ func TestReplaysRememberExactly(t *testing.T) {
 		}
 		defer func() { j.Close() }()
 		known := make(map[opened]time.Time)
-		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "pass")) * time.Second)
 			if rapid.IntRange(0, 9).Draw(t, "restart") == 0 {
 				j.Close()

@@ -102,11 +102,11 @@ func ParsePhrase(phrase string) (*Seed, error) {
 	words := strings.Fields(strings.ToLower(phrase))
 	var bits [33]byte
 	defer clear(bits[:])
-	var wrong []string
+	var wrong []int
 	for i, w := range words {
 		n, ok := slices.BinarySearch(wordlists.English, w)
 		if !ok {
-			wrong = append(wrong, fmt.Sprintf("word %d %q is not in the list%s", i+1, short(w), similar(w)))
+			wrong = append(wrong, i)
 			continue
 		}
 		for j := range 11 {
@@ -120,9 +120,9 @@ func ParsePhrase(phrase string) (*Seed, error) {
 	case len(words) != phraseLength && len(wrong) == 0:
 		return nil, fault.Errorf(fault.Invalid, "the phrase has %d words, %d are needed; see whether a line is missing or doubled", len(words), phraseLength)
 	case len(words) != phraseLength:
-		return nil, fault.Errorf(fault.Invalid, "the phrase has %d words, %d are needed, and %s", len(words), phraseLength, listed(wrong))
+		return nil, fault.Errorf(fault.Invalid, "the phrase has %d words, %d are needed, and %s", len(words), phraseLength, listed(words, wrong))
 	case len(wrong) > 0:
-		return nil, fault.Errorf(fault.Invalid, "%s", listed(wrong))
+		return nil, fault.Errorf(fault.Invalid, "%s", listed(words, wrong))
 	case sum[0] != bits[32]:
 		return nil, fault.Errorf(fault.Invalid, "all %d words are in the list, but they don't fit together: a word is another one, or two are exchanged; compare them with your paper one by one", phraseLength)
 	}
@@ -131,12 +131,20 @@ func ParsePhrase(phrase string) (*Seed, error) {
 	return s, nil
 }
 
-func listed(wrong []string) string {
+// listed names the first wrong words.
+func listed(words []string, wrong []int) string {
 	const most = 4
-	if n := len(wrong) - most; n > 0 {
-		return strings.Join(wrong[:most], "; ") + fmt.Sprintf("; and %d more", n)
+	var b strings.Builder
+	for n, i := range wrong[:min(most, len(wrong))] {
+		if n > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "word %d %q is not in the list%s", i+1, short(words[i]), similar(words[i]))
 	}
-	return strings.Join(wrong, "; ")
+	if n := len(wrong) - most; n > 0 {
+		fmt.Fprintf(&b, "; and %d more", n)
+	}
+	return b.String()
 }
 
 func short(w string) string {
@@ -155,7 +163,10 @@ func similar(w string) string {
 	}
 	var near [3][]string // by number of changes
 	for _, known := range wordlists.English {
-		d := changes(w, known)
+		d := len(near)
+		if n := len(w) - len(known); -d < n && n < d {
+			d = changes(w, known)
+		}
 		if len(w) >= 4 && strings.HasPrefix(known, w) || len(w) > 4 && strings.HasPrefix(w, known) {
 			d = min(d, 1)
 		}

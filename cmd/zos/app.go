@@ -39,6 +39,7 @@ type app struct {
 	store    string   // --store
 	hubs     []string // --hub
 	keyFile  string   // --key
+	passFile string   // --passphrase-file
 	tenant   string   // --tenant-key
 	conf     *configFile
 }
@@ -107,7 +108,8 @@ func (a *app) root() *cobra.Command {
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log what happens to stderr")
 	f.StringVar(&a.store, "store", "", "`directory` of local images (default $ZOS_DATA/images)")
 	f.StringArrayVar(&a.hubs, "hub", nil, "`URL` of a hub or mirror; repeat for several (default $ZOS_HUB)")
-	f.StringVar(&a.keyFile, "key", "", "`file` with the key that signs (default $ZOS_KEY)")
+	f.StringVar(&a.keyFile, "key", "", "`name` or file of the key that signs (default $ZOS_KEY)")
+	f.StringVar(&a.passFile, "passphrase-file", "", "`file` with the passphrase of the key (default $ZOS_PASSPHRASE_FILE)")
 	f.StringVar(&a.tenant, "tenant-key", "", "`file` with the secret of private images (default $ZOS_TENANT_KEY)")
 	root.PersistentPreRunE = a.prepare
 	root.AddCommand(

@@ -40,7 +40,8 @@ func variables() []variable {
 		{"ZOS_CONFIG", "configuration file (default $XDG_CONFIG_HOME/zos/config.yaml, else ~/.config/zos/config.yaml)"},
 		{"ZOS_CONTEXT", "name of the context in the configuration file"},
 		{"ZOS_HUB", "URLs of hubs and mirrors, separated by spaces"},
-		{"ZOS_KEY", "file with the key that signs"},
+		{"ZOS_KEY", "name or file of the key that signs"},
+		{"ZOS_PASSPHRASE_FILE", "file with the passphrase of that key, if it is encrypted"},
 		{"ZOS_TENANT_KEY", "file with the secret of private images"},
 		{"ZOS_CACHE_SIZE", "most bytes of cached chunks, such as 20GiB"},
 		{"ZOS_READ_TIMEOUT", "how long a read of a mounted image waits for its sources before it fails, such as 30s (default 60s)"},
@@ -52,7 +53,7 @@ func (a *app) environmentTopic() *cobra.Command {
 	var b strings.Builder
 	b.WriteString("Environment variables that zos reads:\n\n")
 	for _, v := range variables() {
-		fmt.Fprintf(&b, "  %-17s %s\n", v.name, v.text)
+		fmt.Fprintf(&b, "  %-19s %s\n", v.name, v.text)
 	}
 	b.WriteString("\nA flag beats a variable, a variable beats the context in the configuration file.")
 	return &cobra.Command{Use: "environment", Short: "The environment variables that zos reads", Long: b.String()}
