@@ -115,6 +115,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.versionCommand(), a.doctorCommand(), a.environmentTopic(), a.keyCommand(),
 		a.flistCommand(), a.flCommand(), a.hubCommand(), a.runCommand(), a.psCommand(), a.stopCommand(), a.logsCommand(), a.auditCommand(), a.guardCommand(), a.rmCommand(), a.cleanCommand(),
+		a.initCommand(), a.validateCommand(), a.composeCommand(),
 	)
 	return root
 }
