@@ -2,6 +2,7 @@ package chain
 
 import (
 	"zos.internal/identity"
+	"zos.internal/internal/canon"
 	"zos.internal/internal/fault"
 )
 
@@ -230,6 +231,9 @@ type Approval struct {
 	Expires  int64
 	Messages []Packed
 }
+
+// Encode is the bytes that members sign.
+func (a Approval) Encode() []byte { return canon.MustMarshal(a) }
 
 // Consent is a member's signature of an Approval.
 type Consent struct {

@@ -45,6 +45,9 @@ func UsageKey(id uint64) []byte { return be64("u", id) }
 // ProposalKey is where a Proposal is.
 func ProposalKey(id uint64) []byte { return be64("g", id) }
 
+// GroupProposalsKey is where the open proposals ([]OpenProposal) of a group are.
+func GroupProposalsKey(p identity.Party) []byte { return be32("G", uint32(p)) }
+
 // SupportKey is where a Support is.
 func SupportKey(id uint64) []byte { return be64("s", id) }
 

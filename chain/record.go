@@ -20,9 +20,30 @@ type Party struct {
 
 // Group is the part of a party that a group has.
 type Group struct {
-	Name     string   `cbor:"1,keyasint,omitempty" json:"name,omitempty"`
-	Members  []Member `cbor:"2,keyasint" json:"members"`
-	Policies []Policy `cbor:"3,keyasint" json:"policies"`
+	Name     string           `cbor:"1,keyasint,omitempty" json:"name,omitempty"`
+	Members  []Member         `cbor:"2,keyasint" json:"members"`
+	Policies []Policy         `cbor:"3,keyasint" json:"policies"`
+	Groups   []identity.Party `cbor:"4,keyasint,omitempty" json:"groups,omitempty"` // members that are groups, rising
+}
+
+// Policy is the group's policy for a class, or nil: then it can't act in it.
+func (g *Group) Policy(c Class) *Policy {
+	for i := range g.Policies {
+		if g.Policies[i].Class == c {
+			return &g.Policies[i]
+		}
+	}
+	return nil
+}
+
+// Member is a member by its party, or nil.
+func (g *Group) Member(p identity.Party) *Member {
+	for i := range g.Members {
+		if g.Members[i].Party == p {
+			return &g.Members[i]
+		}
+	}
+	return nil
 }
 
 // Account is what changes with every transaction of a party.
@@ -264,7 +285,21 @@ type Proposal struct {
 	Expires  int64          `cbor:"8,keyasint" json:"expires"`                   // unix seconds
 	Votes    []Ballot       `cbor:"9,keyasint,omitempty" json:"votes,omitempty"` // rising by party
 	State    ProposalState  `cbor:"10,keyasint" json:"state"`
-	Why      string         `cbor:"11,keyasint,omitempty" json:"why,omitempty"` // of a failure
+	Why      string         `cbor:"11,keyasint,omitempty" json:"why,omitempty"` // of a failure: message and kind of error; the event has the whole sentence
+	Queued   int64          `cbor:"12,keyasint,omitempty" json:"-"`             // its place in the queue
+	Ended    int64          `cbor:"13,keyasint,omitempty" json:"ended,omitempty"`
+	Classes  []Class        `cbor:"15,keyasint" json:"classes"` // of its messages, rising
+	// Reserved are the ids of the contracts that it creates: their serials were
+	// used up when it was made.
+	Reserved []identity.ContractID `cbor:"14,keyasint,omitempty" json:"reserved,omitempty"`
+}
+
+// OpenProposal is one of the open proposals of a group. Seat is the member that
+// its proposer is, or through which he is in the group.
+type OpenProposal struct {
+	_    struct{} `cbor:",toarray"`
+	ID   uint64
+	Seat identity.Party
 }
 
 // Ballot is a member's vote.
@@ -307,7 +342,25 @@ type Support struct {
 	Given      []identity.Party `cbor:"9,keyasint,omitempty" json:"given,omitempty"` // who has, rising
 	State      SupportState     `cbor:"10,keyasint" json:"state"`
 	Transcript Hash             `cbor:"11,keyasint" json:"transcript"`
+	Granted    int64            `cbor:"12,keyasint,omitempty" json:"granted,omitempty"` // unix seconds; 0: never
+	Ended      int64            `cbor:"13,keyasint,omitempty" json:"ended,omitempty"`   // unix seconds
+	Why        SupportEnd       `cbor:"14,keyasint,omitempty" json:"why,omitempty"`     // it ended
+	Queued     int64            `cbor:"15,keyasint,omitempty" json:"-"`                 // its place in the queue
 }
+
+// SupportEnd says why a request for support access ended.
+type SupportEnd string
+
+// Reasons of an end.
+const (
+	SupportExpired   SupportEnd = "expired"   // its time was over
+	SupportWithdrawn SupportEnd = "withdrawn" // by the requester
+	SupportRefused   SupportEnd = "refused"   // by one whose consent was needed, before the grant
+	SupportRevoked   SupportEnd = "revoked"   // by one who had consented, after the grant
+	SupportRented    SupportEnd = "rented"    // a renter arrived after the grant
+	SupportReported  SupportEnd = "reported"  // the node closed the session and sent the transcript's hash
+	SupportNode      SupportEnd = "node"      // the node is gone
+)
 
 // SupportState is the state of a request for support access.
 type SupportState uint8
