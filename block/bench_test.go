@@ -1,16 +1,11 @@
 package block_test
 
 import (
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
-
-	"github.com/klauspost/compress/zstd"
 
 	"zos.internal/block"
 )
@@ -37,88 +32,6 @@ func corpus(b *testing.B, n int) []byte {
 		b.Skip("the Go toolchain has no files to read")
 	}
 	return data[:min(len(data), n)]
-}
-
-// BenchmarkIngest compares all that happens to content on its way into a pack
-// with its compression alone: zstd at its default level, with its default options
-// and with those of Encoder. The three take turns in one process, and processor
-// time is what counts, so that other load shows little. The ratios are reported
-// as rates of the whole against each; more is better.
-func BenchmarkIngest(b *testing.B) {
-	data := corpus(b, 32<<20)
-	zw, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		b.Fatal(err)
-	}
-	enc := block.NewEncoder(block.Zstd)
-	var parts [][]byte
-	for rest := data; len(rest) > 0; {
-		n := block.Image.Cut(rest)
-		parts = append(parts, rest[:n])
-		rest = rest[n:]
-	}
-	var out []byte
-	plain := func() {
-		for _, p := range parts {
-			out = zw.EncodeAll(p, out[:0])
-		}
-	}
-	encode := func() {
-		for _, p := range parts {
-			enc.Encode(p)
-		}
-	}
-	var bodies, size int64
-	ingest := func() {
-		bodies, size = 0, 0
-		w := block.NewPackWriter(io.Discard)
-		flush := func() {
-			_, n, es, err := w.Close()
-			if err != nil {
-				b.Fatal(err)
-			}
-			last := es[len(es)-1]
-			bodies, size = bodies+last.Off+int64(last.Stored), size+n
-			w = block.NewPackWriter(io.Discard)
-		}
-		for rest := data; len(rest) > 0; {
-			p := rest[:block.Image.Cut(rest)]
-			rest = rest[len(p):]
-			e, body := enc.Encode(p)
-			if err := w.Add(block.Sum(p), e, len(p), body); err != nil {
-				b.Fatal(err)
-			}
-			if w.Full() {
-				flush()
-			}
-		}
-		flush()
-	}
-	var spent [3]time.Duration
-	for b.Loop() {
-		for i, f := range []func(){plain, encode, ingest} {
-			begin := processorTime()
-			f()
-			spent[i] += processorTime() - begin
-		}
-	}
-	rate := func(d time.Duration) float64 { return float64(b.N*len(data)) / 1e6 / d.Seconds() }
-	b.ReportMetric(rate(spent[0]), "zstd-MB/s")
-	b.ReportMetric(rate(spent[1]), "encoder-MB/s")
-	b.ReportMetric(rate(spent[2]), "ingest-MB/s")
-	b.ReportMetric(rate(spent[2])/rate(spent[0]), "of-zstd")
-	b.ReportMetric(rate(spent[2])/rate(spent[1]), "of-encoder")
-	b.ReportMetric(100*float64(size-bodies)/float64(bodies), "%pack-overhead")
-	b.ReportMetric(0, "ns/op")
-}
-
-// processorTime is the time that the process used in user and kernel mode.
-func processorTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func BenchmarkEncode(b *testing.B) {

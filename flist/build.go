@@ -49,6 +49,8 @@ type BuildReport struct {
 	PackedBytes int64  `json:"packed_bytes"` // size of the new packs
 	Packs       int    `json:"packs"`        // new packs
 	Metadata    int64  `json:"metadata"`     // plain size of the EROFS image
+	// MetadataStored is its size as stored and moved.
+	MetadataStored int64 `json:"metadata_stored"`
 	// Published is the size of root, metadata, map, config, executables and
 	// locator as stored: what a client fetches before it lists the tree.
 	Published int64 `json:"published"`
@@ -121,12 +123,15 @@ func Build(ctx context.Context, root *tree.Node, to block.Bucket, opt BuildOptio
 		return nil, fault.Errorf(fault.Of(err), "build image: %w", err)
 	}
 	var execRef Ref
-	for _, x := range []struct {
+	for i, x := range []struct {
 		ref   *Ref
 		plain []byte
 	}{{&r.Metadata, meta}, {&r.Map, l.cm.Encode()}, {&r.Config, cfgBytes}, {&execRef, execBytes}} {
 		if *x.ref, err = put(x.plain); err != nil {
 			return nil, fault.Errorf(fault.Of(err), "build image: %w", err)
+		}
+		if i == 0 {
+			rep.MetadataStored = rep.Published
 		}
 	}
 	r.Executables = &execRef

@@ -79,7 +79,7 @@ func (d *Delta) apply(ctx context.Context, to block.Bucket, rootBytes []byte, do
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	p := newPacker(ctx, to, dom, 0, known)
-	err = d.chunks(ctx, to, dom, old, m, head.Sections, next, p, rep)
+	err = d.chunks(ctx, to, old, m, head.Sections, next, p, rep)
 	if err != nil {
 		cancel() // writes nothing more
 	}
@@ -134,12 +134,13 @@ func (d *Delta) object(ctx context.Context, to block.Bucket, dom block.Domain, o
 
 // chunks unpacks the sections and gives every chunk of the map to the packer, in
 // the order of the map.
-func (d *Delta) chunks(ctx context.Context, to block.Bucket, dom block.Domain, old *Image, m *chunkmap.Map,
+func (d *Delta) chunks(ctx context.Context, to block.Bucket, old *Image, m *chunkmap.Map,
 	sections []deltaPart, next func(uint64) []byte, p *packer, rep *DeltaReport) error {
 	reader, err := newChunkReader(ctx, to, old)
 	if err != nil {
 		return err
 	}
+	dom := old.Domain
 	var lacking []chunkmap.Chunk
 	for _, c := range m.Chunks {
 		if at, ok := p.known[c.Name]; ok {

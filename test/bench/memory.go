@@ -23,7 +23,7 @@ func memory(ctx context.Context, b *bench) error {
 	}
 	// Fill the cache of chunks: the packs of the local store would count, too.
 	err = b.mounted(ctx, id, func(mnt string) error {
-		_, err := sequential(filepath.Join(mnt, "big"), make([]byte, 1<<20))
+		_, err := sequential(filepath.Join(mnt, "big"), make([]byte, 1<<20), timed)
 		return err
 	})
 	if err != nil {
@@ -41,7 +41,7 @@ func memory(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		if _, err := sequential(filepath.Join(mnt, "big"), make([]byte, 1<<20)); err != nil {
+		if _, err := sequential(filepath.Join(mnt, "big"), make([]byte, 1<<20), timed); err != nil {
 			return err
 		}
 		after, err := meminfo("Cached")
