@@ -288,10 +288,10 @@ type Proposal struct {
 	Why      string         `cbor:"11,keyasint,omitempty" json:"why,omitempty"` // of a failure: message and kind of error; the event has the whole sentence
 	Queued   int64          `cbor:"12,keyasint,omitempty" json:"-"`             // its place in the queue
 	Ended    int64          `cbor:"13,keyasint,omitempty" json:"ended,omitempty"`
-	Classes  []Class        `cbor:"15,keyasint" json:"classes"` // of its messages, rising
 	// Reserved are the ids of the contracts that it creates: their serials were
 	// used up when it was made.
 	Reserved []identity.ContractID `cbor:"14,keyasint,omitempty" json:"reserved,omitempty"`
+	Classes  []Class               `cbor:"15,keyasint" json:"classes"` // of its messages, rising
 }
 
 // OpenProposal is one of the open proposals of a group. Seat is the member that
