@@ -215,6 +215,16 @@ func openStart(ctx context.Context, from block.Bucket, id ID, dom block.Domain) 
 		if s.ID != id {
 			return fault.Errorf(fault.Invalid, "it is the start file of image %v", s.ID)
 		}
+		if b := s.Parts[SignaturesKey(id)]; len(b) > 0 {
+			if _, err := OpenSignatures(b, id); err != nil {
+				return err
+			}
+		}
+		if b := s.Parts[TraceKey(id)]; len(b) > 0 {
+			if _, _, err := OpenTrace(b, id); err != nil {
+				return err
+			}
+		}
 		o = &opened{rootBytes: s.Parts[RootKey(id)], root: s.Root, objects: make(map[block.Name][]byte), start: s}
 		domain := dom
 		if !s.Root.Private() {

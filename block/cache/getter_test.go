@@ -166,3 +166,70 @@ func TestGetterAsksItsOwnSourceWhenAnotherFails(t *testing.T) {
 	close(bad.hold)
 	wg.Wait()
 }
+
+// Who wants a chunk that comes late in a long call asks for it; who wants one
+// that comes soon waits.
+func TestGetterDoesNotWaitForTheEndOfALongCall(t *testing.T) {
+	var chunks [][]byte
+	for i := range 100 {
+		chunks = append(chunks, bytes.Repeat([]byte{byte(i), 1}, 100))
+	}
+	slow, names := newSource(chunks...)
+	slow.hold = make(chan struct{})
+	fast, _ := newSource(chunks...)
+	c := open(t, t.TempDir(), Options{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		n := 0
+		for ch, err := range c.Getter(slow, block.Domain{}).Get(t.Context(), names) {
+			if err != nil || !bytes.Equal(ch.Data, slow.chunks[ch.Name]) {
+				t.Errorf("the long call got %v, %v", ch.Name, err)
+			}
+			n++
+		}
+		if n != len(names) {
+			t.Errorf("the long call got %d of %d chunks", n, len(names))
+		}
+	})
+	for { // until the long call has begun
+		slow.mu.Lock()
+		n := slow.calls
+		slow.mu.Unlock()
+		if n > 0 {
+			break
+		}
+		runtime.Gosched()
+	}
+	late, soon := names[90], names[joinAhead]
+	for ch, err := range c.Getter(fast, block.Domain{}).Get(t.Context(), []block.Name{late}) {
+		if err != nil || ch.Name != late {
+			t.Errorf("the late chunk = %v, %v", ch.Name, err)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ch, err := range c.Getter(fast, block.Domain{}).Get(t.Context(), []block.Name{soon}) {
+			if err != nil || ch.Name != soon {
+				t.Errorf("the chunk that comes soon = %v, %v", ch.Name, err)
+			}
+		}
+	}()
+	waiting := func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		f := c.flights[keyOf(block.Domain{}, soon)]
+		return f != nil && f.waiters > 0
+	}
+	for !waiting() {
+		runtime.Gosched()
+	}
+	close(slow.hold)
+	<-done
+	wg.Wait()
+	fast.mu.Lock()
+	defer fast.mu.Unlock()
+	if fast.asked[late] != 1 || fast.asked[soon] != 0 {
+		t.Errorf("asked for the late chunk %d times and for the next one %d times, want 1 and 0", fast.asked[late], fast.asked[soon])
+	}
+}
