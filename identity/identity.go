@@ -1,16 +1,25 @@
-// Package identity holds keys, addresses and signatures.
+// Package identity holds keys, addresses, signatures, and sealed messages.
 //
 // Every key and signature starts with an algorithm byte, so that another
 // algorithm can join without a new format. Every signature covers a domain
-// tag: bytes signed for one purpose never verify for another. Private keys
-// print as [redacted] and are stored in files that only their owner can read.
+// tag: bytes signed for one purpose never verify for another. Secrets print as
+// [redacted] and are stored in files that only their owner can read, encrypted
+// if there is a passphrase.
 //
-//	key, err := identity.Generate()
-//	sig := key.Sign("zos.example.1", []byte("hello"))
-//	err = key.Public().Verify("zos.example.1", []byte("hello"), sig)
+//	seed, err := identity.NewSeed() // seed.Phrase() is its 24 words
+//	keys := identity.KeysOf(seed)
+//	s := identity.Signed{Payload: body}
+//	s.Sign(keys.Sign, 0, identity.TagTx)
+//	err = s.Verify(identity.TagTx, keys.Sign.Public())
+//
+// An Endpoint seals messages to other parties, whose keys it asks a Directory
+// for, and opens what comes: from a known sender, unchanged, in time, and once.
+// The formats are in docs/reference/identity.md, with vectors.
 //
 // The package doesn't know the chain: an address is the hash of the first key
-// of a party, and which keys speak for it later is the chain's business.
+// of a party, and which keys speak for it later is the Directory's business.
+// What the Go runtime or the standard library copies of a secret can't be
+// erased; Erase and the functions here clear what they own.
 package identity
 
 import (

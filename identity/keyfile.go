@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -189,20 +190,21 @@ type KeyFile struct {
 // ReadKeyFile reads a key file of any form. One that others can read is Denied.
 // A damaged one is Invalid.
 func ReadKeyFile(path string) (*KeyFile, error) {
-	st, err := os.Stat(path)
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, fault.Errorf(fault.Of(err), "read key: %w", err)
 	}
-	if st.IsDir() {
+	defer file.Close()
+	st, err := file.Stat()
+	switch {
+	case err != nil:
+		return nil, fault.Errorf(fault.Of(err), "read key: %w", err)
+	case st.IsDir():
 		return nil, fault.Errorf(fault.Invalid, "read key %s: this is a directory; name a key file", path)
-	}
-	if st.Mode().Perm()&0o077 != 0 {
+	case st.Mode().Perm()&0o077 != 0:
 		return nil, fault.Errorf(fault.Denied, "read key %s: others can read it; run chmod 600 on it", path)
 	}
-	if st.Size() > maxKeyFile {
-		return nil, fault.Errorf(fault.Invalid, "read key %s: %d bytes are too many for a key file", path, st.Size())
-	}
-	b, err := os.ReadFile(path)
+	b, err := io.ReadAll(io.LimitReader(file, maxKeyFile+1))
 	if err != nil {
 		return nil, fault.Errorf(fault.Of(err), "read key: %w", err)
 	}
@@ -218,7 +220,7 @@ func ReadKeyFile(path string) (*KeyFile, error) {
 // ParseKeyFile reads the text of a key file.
 func ParseKeyFile(b []byte) (*KeyFile, error) {
 	if len(b) > maxKeyFile {
-		return nil, fault.Errorf(fault.Invalid, "%d bytes are too many for a key file", len(b))
+		return nil, fault.Errorf(fault.Invalid, "more than %d bytes are too many for a key file", maxKeyFile)
 	}
 	for line := range bytes.Lines(b) {
 		text := string(bytes.TrimSpace(line))
