@@ -1,0 +1,57 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	cmtlog "github.com/cometbft/cometbft/libs/log"
+)
+
+// logger gives the consensus engine's messages to slog, one level lower than it
+// calls them: its Info is a diary of every step. What it says when it gives up
+// is told to failed, because it then stands while the process lives.
+type logger struct {
+	log    *slog.Logger
+	failed func(error)
+}
+
+var _ cmtlog.Logger = logger{}
+
+const consensusFailure = "CONSENSUS FAILURE!!!"
+
+func (l logger) Debug(string, ...any) {}
+
+func (l logger) Info(msg string, kv ...any) { l.write(slog.LevelDebug, msg, kv) }
+
+func (l logger) Warn(msg string, kv ...any) { l.write(slog.LevelInfo, msg, kv) }
+
+func (l logger) Error(msg string, kv ...any) {
+	level := slog.LevelWarn
+	if msg == consensusFailure {
+		level = slog.LevelError
+		for i := 0; i+1 < len(kv); i += 2 {
+			if kv[i] == "err" {
+				l.failed(fmt.Errorf("the consensus engine gave up: %v", kv[i+1]))
+			}
+		}
+	}
+	l.write(level, msg, kv)
+}
+
+func (l logger) With(kv ...any) cmtlog.Logger {
+	return logger{l.log.With(kv...), l.failed}
+}
+
+// write formats only what is wanted.
+func (l logger) write(level slog.Level, msg string, kv []any) {
+	if !l.log.Enabled(context.Background(), level) {
+		return
+	}
+	for i := 1; i < len(kv); i += 2 {
+		if s, ok := kv[i].(fmt.Stringer); ok {
+			kv[i] = s.String()
+		}
+	}
+	l.log.Log(context.Background(), level, msg, kv...)
+}
