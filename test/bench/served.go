@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"zos.internal/block"
+	"zos.internal/flist"
+	"zos.internal/flist/dataserver"
+	"zos.internal/flist/lazy"
+	"zos.internal/flist/mount"
+)
+
+// perFile compares with a FUSE file system that answers for each file, which is
+// how other lazy images are mounted and our own last resort.
+func (b *bench) perFile(ctx context.Context, id, ours string, files []string) (err error) {
+	dir := b.path("per-file")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// An image has one mode in a run directory, so this one has its own.
+	other := "ZOS_RUN=" + b.path("run-per-file")
+	if err := b.runZosWith(ctx, []string{other}, "flist", "mount", id, dir, "--mode", "tree"); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, b.runZosWith(context.WithoutCancel(ctx), []string{other}, "flist", "unmount", dir), os.Remove(dir))
+	}()
+	buf := make([]byte, 1<<20)
+	for _, d := range []string{dir, ours} { // into memory
+		if err := readFiles(d, files, buf); err != nil {
+			return err
+		}
+	}
+	// Rates, so that the ratio says how many times faster ours is.
+	row := func(name string, f func(dir string) error) error {
+		return b.compare(name, "per-file FUSE", atLeast(8), perSecond,
+			func() (float64, error) {
+				t, err := timed(func() error { return f(dir) })
+				return float64(len(files)) / t, err
+			},
+			func() (float64, error) {
+				t, err := timed(func() error { return f(ours) })
+				return float64(len(files)) / t, err
+			})
+	}
+	if err := row("warm open+close (times faster)", func(d string) error { return openClose(d, files) }); err != nil {
+		return err
+	}
+	return row("warm small files (times faster)", func(d string) error { return readFiles(d, files, buf) })
+}
+
+func (b *bench) runZosWith(ctx context.Context, env []string, args ...string) error {
+	cmd := exec.CommandContext(ctx, b.zos, args...)
+	cmd.Env = append(b.env("bench", ""), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("zos %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func perSecond(x float64) string { return fmt.Sprintf("%.1f k files/s", x/1000) }
+
+// mountTimes measures the first check of an image that is here, and the mount
+// of a checked one while the data server runs.
+func (b *bench) mountTimes(ctx context.Context) error {
+	id, err := b.image(ctx, "part", b.path("tree", "3"))
+	if err != nil {
+		return err
+	}
+	name, err := block.ParseName(id)
+	if err != nil {
+		return err
+	}
+	store := b.path("bench-data", "images")
+	m := block.NewMirrors(nil, block.Source{Name: store, Bucket: block.OpenDir(store), Near: true})
+	run := b.path("run-mount")
+	h := mount.Host{RunDir: run, Keeper: []string{b.zos, "flist", "keeper", run}, Env: b.env("bench", "")}
+	var checks, mounts []float64
+	entries := uint64(0)
+	for i := range 2*b.rounds + 1 {
+		var img *flist.Image
+		check, err := timed(func() (err error) {
+			img, err = flist.Open(ctx, m, flist.ID(name), flist.OpenOptions{})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		spec, err := lazy.Prepare(ctx, img, m, filepath.Join(run, "prepared", id), lazy.Spec{Sources: []string{store}})
+		if err != nil {
+			return err
+		}
+		raw, err := json.Marshal(spec)
+		if err != nil {
+			return err
+		}
+		// The first mount starts the data server and stays.
+		dir, err := os.MkdirTemp(b.dir, "mnt-")
+		if err != nil {
+			return err
+		}
+		defer os.Remove(dir)
+		r := mount.Request{ID: id, Meta: img.Metadata, DeviceSize: img.DeviceSize(), Target: dir, Spec: raw}
+		if i == 0 {
+			r.ID = "keeps-the-server"
+		}
+		took, err := timed(func() error { _, err := h.Mount(ctx, r); return err })
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			defer h.Unmount(context.WithoutCancel(ctx), dir)
+			continue
+		}
+		checks, mounts = append(checks, check), append(mounts, took)
+		if err := h.Unmount(ctx, dir); err != nil {
+			return err
+		}
+		entries = img.Root.Entries
+	}
+	b.absolute(fmt.Sprintf("first check of an image of %d entries (s)", entries), atMost(1), median(checks), spreadOf(checks, millis))
+	b.absolute(fmt.Sprintf("mount, %d entries, checked (s)", entries), atMost(0.02), median(mounts), spreadOf(mounts, millis))
+	return nil
+}
+
+func spreadOf(xs []float64, show func(float64) string) string {
+	return fmt.Sprintf("%s (%s–%s)", show(median(xs)), show(slices.Min(xs)), show(slices.Max(xs)))
+}
+
+// kills reads at random while the data server is killed again and again, and
+// records the longest read around each kill.
+func (b *bench) kills(ctx context.Context, id string) error {
+	const times, around = 40, 200
+	return b.mounted(ctx, id, func(mnt string) error {
+		if err := dropCaches(); err != nil {
+			return err
+		}
+		f, err := os.Open(filepath.Join(mnt, "big"))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		st, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		c := dataserver.Client{RunDir: filepath.Join(b.path("run"), "flist")}
+		r := rand.New(rand.NewPCG(11, 1))
+		buf := make([]byte, 4096)
+		failed := 0
+		longest := func() (long float64) {
+			for range around {
+				t, err := timed(func() error {
+					_, err := f.ReadAt(buf, r.Int64N(st.Size()/4096)*4096)
+					return err
+				})
+				if err != nil {
+					failed++
+				}
+				long = max(long, t)
+			}
+			return long
+		}
+		longest()
+		var pauses []float64
+		for range times {
+			s, err := c.Stat(ctx)
+			if err != nil {
+				return err
+			}
+			done := make(chan error, 1)
+			go func() { done <- unix.Kill(s.ServerPid, unix.SIGKILL) }()
+			pauses = append(pauses, longest())
+			if err := <-done; err != nil {
+				return fmt.Errorf("kill the data server %d: %w", s.ServerPid, err)
+			}
+		}
+		s, err := c.Stat(ctx)
+		if err != nil {
+			return err
+		}
+		if s.Restarts < times {
+			return fmt.Errorf("the data server was started again %d times after %d kills", s.Restarts, times)
+		}
+		slices.Sort(pauses)
+		p99 := pauses[(len(pauses)*99+99)/100-1]
+		b.absolute(fmt.Sprintf("failed reads while the data server is killed %d times", times), must{}, 0, fmt.Sprintf("%d of %d", failed, times*around))
+		if failed > 0 {
+			no := false
+			b.results[len(b.results)-1].ok = &no
+		}
+		b.absolute("longest read at a kill of the data server, p99 (s)", atMost(0.2), p99, fmt.Sprintf("%s (median %s)", millis(p99), millis(median(pauses))))
+		return nil
+	})
+}
