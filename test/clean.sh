@@ -62,7 +62,7 @@ mount -t tmpfs -o mode=755 tmpfs "$root/run"
 cd "$root"
 exec chroot . /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 	GOTOOLCHAIN=local GOFLAGS="$GOFLAGS" GOPROXY="$GOPROXY" GOSUMDB="$GOSUMDB" \
-	sh -c 'cd /root/zos && make "$1" </dev/null' sh "$target"
+	sh -c 'cd /root/zos && make $1 </dev/null' sh "$target"
 INSIDE
 GOFLAGS=$(go env GOFLAGS) GOPROXY=$(go env GOPROXY) GOSUMDB=$(go env GOSUMDB)
 export GOFLAGS GOPROXY GOSUMDB

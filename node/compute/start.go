@@ -324,7 +324,10 @@ func (c *Container) reap(driver string) {
 		e.Reason = "oom"
 	}
 	c.exit, c.State.Exit, c.State.Phase = e, &e, Exited
-	c.err = errors.Join(c.err, c.r.save(c.State), c.endRuntime(driver))
+	// The main process was the first of its process namespace: with it went every
+	// other one, and the runtime program would only remove its files and the
+	// cgroup, at the price of a second start of it.
+	c.err = errors.Join(c.err, c.r.save(c.State), os.RemoveAll(c.r.path(c.State.ID, "oci")), c.endRuntime(driver))
 	// The workload's end closes its ends of the pipes.
 	c.copy.Wait()
 }
