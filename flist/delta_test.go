@@ -2,8 +2,11 @@ package flist_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -351,4 +354,29 @@ func FuzzDelta(f *testing.F) {
 			t.Fatalf("the image is wrong after the delta was applied: %v", err)
 		}
 	})
+}
+
+// Released deltas can be applied for ever: the file has the id of its image as
+// its name.
+func TestReleasedDelta(t *testing.T) {
+	a, b := smallTree(), smallTree()
+	put(t, b, "etc/hostname", "another\n")
+	all, node, was, is, delta := upgrade(t, block.Domain{}, a, b)
+	path := filepath.Join("testdata/delta", is.String())
+	if os.Getenv("UPDATE") != "" {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, delta, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	released, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := flist.ParseDelta(released)
+	if err != nil || d.ID != is || d.Base != was {
+		t.Fatalf("ParseDelta = %+v, %v, want from %v to %v", d, err, was, is)
+	}
+	if _, err := apply(t, node, released, rootOf(t, all, is), block.Domain{}); err != nil {
+		t.Fatal(err)
+	}
 }

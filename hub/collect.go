@@ -78,7 +78,7 @@ func (s *Server) rescueImage(ctx context.Context, id flist.ID) error {
 	for _, k := range slices.Sorted(maps.Keys(used)) {
 		_, err := s.store.Stat(ctx, k)
 		switch {
-		case err == nil || k == flist.TraceKey(id) || k == flist.SignaturesKey(id) || k == flist.StartKey(id):
+		case err == nil || k == flist.TraceKey(id) || k == flist.SignaturesKey(id) || k == flist.StartKey(id) || k == flist.DeltaKey(id):
 		case fault.Of(err) == fault.NotFound:
 			missing = append(missing, k)
 		default:
@@ -118,7 +118,7 @@ func (s *Server) markImage(ctx context.Context, id flist.ID, live map[string]boo
 	if root.Executables != nil {
 		live[flist.ObjectKey(root.Executables.Name)] = true
 	}
-	for _, k := range []string{flist.RootKey(id), flist.LocatorKey(id), flist.TraceKey(id), flist.SignaturesKey(id), flist.StartKey(id)} {
+	for _, k := range []string{flist.RootKey(id), flist.LocatorKey(id), flist.TraceKey(id), flist.SignaturesKey(id), flist.StartKey(id), flist.DeltaKey(id)} {
 		live[k] = true
 	}
 	return nil
@@ -234,7 +234,7 @@ func (s *Server) Collect(ctx context.Context) (Collected, error) {
 func (s *Server) sweep(ctx context.Context, live map[string]bool) (due []string, err error) {
 	// Roots first: an image disappears before its parts.
 	var unused []string
-	for _, prefix := range []string{"h/", "b/", "r/", "s/", "t/", "l/", "o/", "p/"} {
+	for _, prefix := range []string{"h/", "b/", "d/", "r/", "s/", "t/", "l/", "o/", "p/"} {
 		for k, err := range s.store.List(ctx, prefix) {
 			if err != nil {
 				return nil, fault.Errorf(fault.Of(err), "collect: %w", err)

@@ -15,7 +15,7 @@ import (
 type key struct {
 	kind  byte
 	text  string     // the whole key, "p/…"
-	name  block.Name // r o p l t s b: what the key names
+	name  block.Name // r o p l t s b d: what the key names
 	owner identity.Address
 	image string // f g h
 	tag   string // g
@@ -35,7 +35,7 @@ func parseKey(s string) (key, error) {
 	parts := strings.Split(s[2:], "/")
 	var err error
 	switch {
-	case strings.IndexByte("roplstb", k.kind) >= 0 && len(parts) == 1:
+	case strings.IndexByte("roplstbd", k.kind) >= 0 && len(parts) == 1:
 		k.name, err = block.ParseName(parts[0])
 		return k, err
 	case k.kind == 'f' && len(parts) == 2, k.kind == 'g' && len(parts) == 3, k.kind == 'h' && len(parts) == 3:
@@ -79,6 +79,8 @@ func (k key) what() string {
 		return "start trace of image " + k.name.String()
 	case 'b':
 		return "start file of image " + k.name.String()
+	case 'd':
+		return "delta of image " + k.name.String()
 	case 's':
 		return "signatures of image " + k.name.String()
 	case 'f':

@@ -38,6 +38,7 @@ func (s *Server) table() []route {
 		{"/r/{id}", "The root of an image by its id"},
 		{"/s/{id}", "The signatures of an image"},
 		{"/t/{id}", "The recorded start of an image"},
+		{"/d/{id}", "What an image has that an older one, its base, has not"},
 		{"/f/{owner}/{name}", "The signed pointer of a name"},
 		{"/g/{owner}/{name}/{tag}", "The signed pointer of a tag"},
 	} {

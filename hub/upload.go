@@ -32,6 +32,8 @@ func (s *Server) maxBody(kind byte) int64 {
 		return flist.MaxSignatures
 	case 't':
 		return protocol.MaxTrace
+	case 'd':
+		return flist.MaxDelta
 	case 'r', 'f', 'g':
 		return flist.MaxRoot
 	}
@@ -149,6 +151,8 @@ func (s *Server) put(r *http.Request) (status int, err error) {
 		err = s.putSignatures(ctx, u)
 	case 't':
 		err = s.putTrace(ctx, u)
+	case 'd':
+		err = s.putDelta(ctx, u)
 	default:
 		err = s.putPointer(ctx, u)
 	}

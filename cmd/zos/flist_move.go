@@ -28,8 +28,9 @@ func (a *app) pushCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "push IMAGE NAME[:TAG]", Short: "Publish a local image on a hub; only what it lacks is sent", Args: args(2, 2),
 		Long: `Publish an image of the local store as the newest version of NAME, and as TAG if
-one is given. Only packs and chunks that the hub lacks are sent. To move a tag alone,
-use zos flist tag --remote.`,
+one is given. Only packs and chunks that the hub lacks are sent. If the local store
+has the version that NAME had, the difference from it is sent, too: who has that
+version pulls the new one in few bytes. To move a tag alone, use zos flist tag --remote.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			id, err := a.resolveLocal(ctx, args[0])
@@ -117,10 +118,17 @@ func (a *app) pullCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.print(struct {
+			out := struct {
 				client.PullReport
-				ID string `json:"id"`
-			}{rep, id.String()}, facts("image", id.String(), "received", progress.Size(rep.Received), "was here", progress.Size(rep.Skipped)), id.String())
+				ID   string `json:"id"`
+				Base string `json:"base,omitempty"`
+			}{PullReport: rep, ID: id.String()}
+			lines := []string{"image", out.ID, "received", progress.Size(rep.Received), "was here", progress.Size(rep.Skipped)}
+			if rep.Base != nil {
+				out.Base = rep.Base.String()
+				lines = append(lines, "made of", out.Base)
+			}
+			return a.print(out, facts(lines...), out.ID)
 		},
 	}
 	cmd.Flags().BoolVar(&metadata, "metadata", false, "leave the content where it is; it is fetched when it is touched")

@@ -33,6 +33,8 @@ type PullReport struct {
 	Received  int64    `json:"received"`  // packs, objects, locator and root
 	Skipped   int64    `json:"skipped"`   // packs and objects that were there
 	Unchecked int      `json:"unchecked"` // objects that only the tenant can check
+	// Base is the image that it was made of by a delta, if so.
+	Base *flist.ID `json:"base,omitempty"`
 }
 
 // Pull copies the image id into to. Every root, object, pack and signature is
@@ -61,6 +63,13 @@ func (c *Client) pull(ctx context.Context, to block.Bucket, id flist.ID, opt Pul
 			return fault.Errorf(fault.Denied, "it belongs to another tenant than the given secret")
 		}
 	}
+	if !opt.MetadataOnly && (!root.Private() || opt.Domain.Private()) {
+		if ok, err := c.pullDelta(ctx, to, id, rootBytes, opt.Domain, rep); err != nil {
+			return err
+		} else if ok {
+			return c.pullRest(ctx, to, id, rootBytes, rep)
+		}
+	}
 	objects := map[string][]byte{}
 	refs := []flist.Ref{root.Metadata, root.Map, root.Config}
 	if root.Executables != nil {
@@ -79,10 +88,6 @@ func (c *Client) pull(ctx context.Context, to block.Bucket, id flist.ID, opt Pul
 	if err != nil {
 		return err
 	}
-	extras, err := c.pullExtras(ctx, id)
-	if err != nil {
-		return err
-	}
 	if !opt.MetadataOnly {
 		if err := c.pullPacks(ctx, to, loc, opt.Progress, rep); err != nil {
 			return err
@@ -92,17 +97,31 @@ func (c *Client) pull(ctx context.Context, to block.Bucket, id flist.ID, opt Pul
 		rep.Received += int64(len(b))
 		return to.Write(ctx, key, bytes.NewReader(b))
 	}
-	for _, files := range []map[string][]byte{objects, extras} {
-		for key, b := range files {
-			if err := write(key, b); err != nil {
-				return err
-			}
+	for key, b := range objects {
+		if err := write(key, b); err != nil {
+			return err
 		}
 	}
 	if err := write(flist.LocatorKey(id), locBytes); err != nil {
 		return err
 	}
-	return write(flist.RootKey(id), rootBytes)
+	return c.pullRest(ctx, to, id, rootBytes, rep)
+}
+
+// pullRest stores what comes last: signatures, trace and the root.
+func (c *Client) pullRest(ctx context.Context, to block.Bucket, id flist.ID, root []byte, rep *PullReport) error {
+	files, err := c.pullExtras(ctx, id)
+	if err != nil {
+		return err
+	}
+	for key, b := range files {
+		rep.Received += int64(len(b))
+		if err := to.Write(ctx, key, bytes.NewReader(b)); err != nil {
+			return err
+		}
+	}
+	rep.Received += int64(len(root))
+	return to.Write(ctx, flist.RootKey(id), bytes.NewReader(root))
 }
 
 // pullExtras fetches signatures and trace, where there are any. A trace is a

@@ -45,7 +45,8 @@ type Report struct {
 	Skipped  int64    `json:"skipped"`  // packs and objects that the hub had
 	Repacked int64    `json:"repacked"` // part of sent: packs made of the chunks that the hub lacked
 	Seq      uint64   `json:"seq,omitempty"`
-	Moved    bool     `json:"moved"` // the name pointed elsewhere before
+	Moved    bool     `json:"moved"`           // the name pointed elsewhere before
+	Delta    int64    `json:"delta,omitempty"` // sent for those who have the version before
 }
 
 // Push publishes the image id, which is in from, on the hub. It sends what the
@@ -147,6 +148,9 @@ func (p *push) run(ctx context.Context) error {
 	}
 	if p.opt.Name == "" {
 		return nil
+	}
+	if err := p.delta(ctx); err != nil {
+		return err
 	}
 	seq, moved, err := p.c.point(ctx, p.up, p.opt.Name, "", p.id)
 	if err != nil {
