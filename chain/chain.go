@@ -38,6 +38,7 @@ const (
 	MaxMessages = 16       // messages in a transaction
 	MaxExpiry   = 3600     // seconds that a transaction may be valid ahead
 	MaxPending  = 16       // transactions of one party that may wait
+	maxLevels   = 10       // of CBOR in a body: a proposal that changes the policies of its group
 )
 
 // Body is what a party signs to change the state: all its messages take effect
@@ -100,7 +101,7 @@ func Decode(wire []byte) (*Tx, error) {
 		return nil, fault.Errorf(fault.Of(err), "decode transaction: %w", err)
 	}
 	tx := &Tx{Payload: s.Payload, Signatures: s.Signatures, ID: sha256.Sum256(s.Payload)}
-	if err := canon.Unmarshal(s.Payload, &tx.Body); err != nil {
+	if err := canon.UnmarshalDepth(s.Payload, &tx.Body, maxLevels); err != nil {
 		return nil, fault.Errorf(fault.Invalid, "the body of the transaction is not canonical CBOR: %w", err)
 	}
 	b := &tx.Body

@@ -35,13 +35,17 @@ func MustMarshal(v any) []byte {
 
 // Unmarshal decodes b into v, a pointer to a zero value. Bytes that don't
 // encode again identically are Invalid. Memory is bounded by the length of b.
-func Unmarshal(b []byte, v any) error {
+func Unmarshal(b []byte, v any) error { return UnmarshalDepth(b, v, 8) }
+
+// UnmarshalDepth is Unmarshal for values that nest up to some levels instead of
+// 8: messages that contain messages.
+func UnmarshalDepth(b []byte, v any, levels int) error {
 	mode, err := cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		IndefLength:       cbor.IndefLengthForbidden,
 		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
 		TagsMd:            cbor.TagsForbidden,
-		MaxNestedLevels:   8,
+		MaxNestedLevels:   levels,
 		MaxArrayElements:  1 << 24,
 		MaxMapPairs:       1 << 16,
 		UTF8:              cbor.UTF8RejectInvalid,
