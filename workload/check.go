@@ -15,13 +15,14 @@ type checker struct {
 	doc  *Document
 	root *value
 	rep  *report
-	// by name
-	workloads map[string]*Workload
-	networks  map[string]bool
+
+	workloads map[string]*Workload // by name
+	networks  map[string]bool      // by name
+	cards     map[string]string    // graphics card to the machine that has it
 }
 
 func check(d *Document, root *value, rep *report) {
-	c := &checker{doc: d, root: root, rep: rep, workloads: make(map[string]*Workload), networks: make(map[string]bool)}
+	c := &checker{doc: d, root: root, rep: rep, workloads: make(map[string]*Workload), networks: make(map[string]bool), cards: make(map[string]string)}
 	c.header()
 	c.requirement()
 	c.names()
@@ -290,6 +291,12 @@ func (c *checker) workload(i int, disks map[string]string) {
 	}
 	if m, ok := machineOf(w.Data); ok {
 		c.machine(where, m)
+		for j, card := range m.gpu {
+			if other, used := c.cards[card]; used {
+				c.bad(in(where, "gpu", j), "graphics card %s belongs to %s already; a card has one user", card, other)
+			}
+			c.cards[card] = w.Name
+		}
 	}
 }
 

@@ -1,6 +1,10 @@
 package workload
 
-import "zos.internal/internal/fault"
+import (
+	"slices"
+
+	"zos.internal/internal/fault"
+)
 
 // Order is the order of work: the names of each step can be worked on at the
 // same time, when all of the step before are done. It goes network; zmount,
@@ -36,9 +40,9 @@ type Capacity struct {
 	MRU  uint64   `json:"mru"`  // bytes of memory
 	SRU  uint64   `json:"sru"`  // bytes of solid-state disk
 	HRU  uint64   `json:"hru"`  // bytes of hard disk
-	IPv4 uint32   `json:"ipv4"` // public addresses
-	IPv6 uint32   `json:"ipv6"`
-	GPU  []string `json:"gpu,omitempty"` // slot/vendor/device, in the order of the document
+	IPv4 uint64   `json:"ipv4"` // public addresses
+	IPv6 uint64   `json:"ipv6"`
+	GPU  []string `json:"gpu,omitempty"` // slot/vendor/device, sorted
 }
 
 // Capacity adds up what the workloads ask for. Machines count processor,
@@ -74,6 +78,7 @@ func (d *Document) Capacity() Capacity {
 			c.GPU = append(c.GPU, m.gpu...)
 		}
 	}
+	slices.Sort(c.GPU)
 	return c
 }
 
@@ -89,8 +94,8 @@ func (c Capacity) Fits(free Capacity) error {
 		{"memory (mru)", c.MRU, free.MRU, true},
 		{"solid-state disk (sru)", c.SRU, free.SRU, true},
 		{"hard disk (hru)", c.HRU, free.HRU, true},
-		{"IPv4 addresses", uint64(c.IPv4), uint64(free.IPv4), false},
-		{"IPv6 addresses", uint64(c.IPv6), uint64(free.IPv6), false},
+		{"IPv4 addresses", c.IPv4, free.IPv4, false},
+		{"IPv6 addresses", c.IPv6, free.IPv6, false},
 	} {
 		switch {
 		case x.asked <= x.free:
