@@ -257,11 +257,16 @@ func bigFile(path, from string) error {
 // image builds an image of a directory into the store of "bench" and returns
 // its id.
 func (b *bench) image(ctx context.Context, name, dir string) (string, error) {
+	// An image of the kept tree is not built again.
+	note := b.path("image-" + name)
+	if id, err := os.ReadFile(note); err == nil && strings.HasPrefix(dir, b.path("tree")) {
+		return string(id), nil
+	}
 	var built struct{ ID string }
 	if err := b.runZos(ctx, "bench", "", &built, "flist", "build", "dir:"+dir, "--name", name, "--no-base"); err != nil {
 		return "", err
 	}
-	return built.ID, nil
+	return built.ID, os.WriteFile(note, []byte(built.ID), 0o600)
 }
 
 // mounted mounts an image of the store for as long as f runs.
