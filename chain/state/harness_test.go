@@ -232,6 +232,9 @@ func (g *grid) node(farm uint32, owner identity.Party, machine chain.Machine) id
 	key := testKey(1_000_000 + g.height)
 	m := &chain.RegisterNode{Ticket: ticket, Signature: g.keys[owner].SignAs(0, identity.TagTicket, ticket), Key: key.Public(),
 		KEM: make([]byte, 1216), Machine: machine}
+	if f, err := g.work().farm(farm); err == nil && f.Owner != owner {
+		m.Signer = owner // an operator of the owning group
+	}
 	wire, err := chain.Sign(chain.Body{Chain: "test-1", Expires: g.now + 600, Messages: chain.Pack(m)}, chain.Signer{Key: key})
 	if err != nil {
 		g.t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 // for a full node that wants to be sure. Nil: everything adds up.
 func Audit(t Tree) error {
 	a := audit{t: t, l: newLayer(t), reserved: make(map[identity.Party]chain.Capacity), listed: make(map[identity.Party]int)}
-	for _, check := range []func(){a.contracts, a.queues, a.nodes, a.names, a.supply} {
+	for _, check := range []func(){a.contracts, a.queues, a.nodes, a.names, a.consent, a.supply} {
 		check()
 	}
 	if len(a.wrong) == 0 {
