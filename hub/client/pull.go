@@ -40,11 +40,22 @@ type PullReport struct {
 // Pull copies the image id into to. Every root, object, pack and signature is
 // checked before it is stored, and comes from another mirror if one serves
 // wrong bytes. The root is stored after all that it names; after an
-// interruption the same call goes on where it was.
+// interruption the same call goes on where it was. A whole copy gets a start file
+// too, made here.
 func (c *Client) Pull(ctx context.Context, to block.Bucket, id flist.ID, opt PullOptions) (PullReport, error) {
 	rep := PullReport{ID: id}
 	if err := c.pull(ctx, to, id, opt, &rep); err != nil {
 		return rep, fault.Errorf(fault.Of(err), "pull image %v: %w", id, err)
+	}
+	if !opt.MetadataOnly {
+		// A directory that images are pulled into may be served as a mirror.
+		b, err := flist.MakeStart(ctx, to, id)
+		if err == nil {
+			err = to.Write(ctx, flist.StartKey(id), bytes.NewReader(b))
+		}
+		if err != nil {
+			return rep, fault.Errorf(fault.Of(err), "pull image %v: %w", id, err)
+		}
 	}
 	return rep, nil
 }
