@@ -3,6 +3,7 @@ package workload
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -57,6 +58,29 @@ func TestShop(t *testing.T) {
 	if d.ContractID.String() != "17/3" || d.Networks[0].Name != "net0" || !d.Requirement.Requests[0].Required {
 		t.Errorf("document = %+v", d)
 	}
+}
+
+// many is n variables.
+func many(n int) string {
+	var list []string
+	for i := range n {
+		list = append(list, `"K`+strconv.Itoa(i)+`":"x"`)
+	}
+	return strings.Join(list, ",")
+}
+
+// qsfs is the data of a qsfs with n backends in one group.
+func qsfs(minimal, expected, n int, more string) string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprintf(`{"address":"[fd5a::1]:9910","namespace":"n%d","password":{"sealed":"AAAA"}}`, i))
+	}
+	return fmt.Sprintf(`{"cache":268435456,"root_key":{"sealed":"AAAA"},"config":{"minimal_shards":%d,"expected_shards":%d,"groups":[{"backends":[%s]}]}%s}`, minimal, expected, strings.Join(list, ","), more)
+}
+
+// laptop is an access to a network.
+func laptop(name string, host, via int) string {
+	return fmt.Sprintf(`{"name":%q,"host":%d,"key":"3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=","via":[%d]}`, name, host, via)
 }
 
 // TestNearCollisions has documents that look alike when their fields are joined
@@ -155,6 +179,21 @@ func TestProblemsHaveTheirPlace(t *testing.T) {
 		{network(1, `{"nodes":[{"node":7,"index":3},{"node":8,"index":3}]}`), "workloads[0].data.nodes[1].index", "belongs to node 7 already"},
 		{network(1, `{"nodes":[{"node":7,"index":255}]}`), "workloads[0].data.nodes[0].index", "at most 254"},
 		{network(1, `{"range4":"10.300.0.0/16","nodes":[{"node":7,"index":3}]}`), "workloads[0].data.range4", "must be a /16 inside 10.0.0.0/8"},
+		{with(t, `"description":"shop"`, `"description":"`+strings.Repeat("ü", 300)+`"`), "description", "has 600 bytes; at most 512"},
+		{with(t, `{"MODE":"prod"}`, "{"+many(129)+"}"), "workloads[1].data.env", "has 129 keys; 0 to 128"},
+		{with(t, `{"MODE":"prod"}`, "{"+many(128)+"}"), "workloads[1].data.env", "have 129 keys; at most 128"},
+		{with(t, `{"MODE":"prod"}`, "{"+many(40)+`,"K20":"again"}`), "workloads[1].data.env.K20", "duplicate key"},
+		{with(t, `"workloads":`, `"destroy":["a","b","a"],"workloads":`), "destroy[2]", `"a" stands twice`},
+		{deployment(1, "", w(1, "q", "qsfs", qsfs(2, 2, 2, ""))), "workloads[0].data.config.expected_shards", "must be more than minimal_shards (2)"},
+		{deployment(1, "", w(1, "q", "qsfs", qsfs(2, 4, 3, ""))), "workloads[0].data.config.groups", "3 backends are too few for 4 shards"},
+		{deployment(1, "", w(1, "q", "qsfs", qsfs(2, 4, 4, `,"survive":{"nodes":3}`))), "workloads[0].data.survive.nodes", "so 2 may be lost"},
+		{deployment(1, "", w(1, "q", "qsfs", strings.Replace(qsfs(2, 4, 4, ""), `"groups"`, `"redundant_groups":1,"groups"`, 1))), "workloads[0].data.config.redundant_groups", "1 of 1 groups"},
+		{deployment(1, "", w(1, "q", "qsfs", strings.Replace(qsfs(2, 4, 4, ""), "n3", "n2", 1))), "workloads[0].data.config.groups[0].backends[3]", "stands twice"},
+		{deployment(1, "", w(1, "q", "qsfs", strings.Replace(qsfs(2, 4, 4, ""), "[fd5a::1]:9910", "[fd5a:0::1]:9910", 1))), "workloads[0].data.config.groups[0].backends[0].address", "not an address and port"},
+		{network(1, `{"nodes":[{"node":7,"index":3}],"access":[`+laptop("a", 2, 7)+`,`+laptop("b", 2, 7)+`]}`), "workloads[0].data.access[1].host", "belongs to access a already"},
+		{network(1, `{"nodes":[{"node":7,"index":3}],"access":[`+laptop("a", 2, 7)+`],"gateways":[{"node":9,"host":2,"allow":[{"addr":"10.7.3.2","proto":"tcp","port":80}]}]}`), "workloads[0].data.gateways[0].host", "belongs to access a already"},
+		{network(1, `{"nodes":[{"node":7,"index":3}],"access":[`+laptop("a", 2, 8)+`]}`), "workloads[0].data.access[0].via[0]", "not a member"},
+		{network(1, `{"nodes":[{"node":7,"index":3}],"gateways":[{"node":9,"host":2,"allow":[{"addr":"10.7.3.02","proto":"tcp","port":80}]}]}`), "workloads[0].data.gateways[0].allow[0].addr", "usual spelling"},
 		{network(1, `{"nodes":[{"node":7,"index":3}],"egress":{"nodes":[8]}}`), "workloads[0].data.egress.nodes[0]", "not a member"},
 	} {
 		_, err := Parse([]byte(tt.src), Final)
