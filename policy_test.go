@@ -23,6 +23,7 @@ func dependencies() []dependency {
 		{"github.com/compose-spec/compose-go/v2", "reads compose files for zos compose convert"},
 		{"github.com/cosmos/cosmos-db", "the key-value store under the chain's state tree"},
 		{"github.com/cosmos/iavl", "the chain's state tree, with proofs"},
+		{"github.com/cosmos/ics23/go", "checks the proofs of the state tree"},
 		{"github.com/erofs/go-erofs", "tests: a second reader of our metadata images"},
 		{"github.com/fxamacker/cbor/v2", "canonical CBOR of everything that is hashed or signed"},
 		{"github.com/google/go-cmp", "tests: readable differences"},
