@@ -50,7 +50,10 @@ func (s *Server) Pin(ctx context.Context, id flist.ID) error {
 	if err := s.rescueImage(ctx, id); err != nil {
 		return err
 	}
-	return s.store.Write(ctx, pinDir+id.String(), strings.NewReader(""))
+	if err := s.store.Write(ctx, pinDir+id.String(), strings.NewReader("")); err != nil {
+		return err
+	}
+	return s.rescueImage(ctx, id) // as in putPointer
 }
 
 // Unpin is the opposite of Pin.

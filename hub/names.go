@@ -128,5 +128,7 @@ func (s *Server) putPointer(ctx context.Context, u *upload) error {
 		return err
 	}
 	s.gallery.changed()
-	return nil
+	// Again, since collections that did not see the name may have noted the image
+	// meanwhile; nothing is deleted before collect is given back.
+	return s.rescueImage(ctx, p.ID)
 }
