@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ type bench struct {
 	dir    string
 	zos    string
 	rounds int
+	lines  *regexp.Regexp // which lines of the table are measured, nil: all
 	stderr io.Writer
 
 	group   string
@@ -80,10 +82,16 @@ func (m must) met(x float64) *bool {
 	return &ok
 }
 
+// wanted reports whether a line is to be measured.
+func (b *bench) wanted(name string) bool { return b.lines == nil || b.lines.MatchString(name) }
+
 // compare runs both sides in turn, the order changing each round, and records
 // the median of the ratios of a round and their spread. Both return a figure in
 // the same unit; show formats it.
 func (b *bench) compare(name, peer string, m must, show func(float64) string, theirs, ours func() (float64, error)) error {
+	if !b.wanted(name) {
+		return nil
+	}
 	var rs, xs, ys []float64
 	for i := range b.rounds {
 		var x, y float64

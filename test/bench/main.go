@@ -7,6 +7,7 @@
 //
 //	go run ./test/bench -list
 //	go run ./test/bench -run warm -rounds 5
+//	go run ./test/bench -run cold -lines random -rounds 5 -keep
 //	go run ./test/bench -markdown docs/explanation/performance.md
 package main
 
@@ -58,6 +59,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	list := flags.Bool("list", false, "name the benchmarks and end")
 	match := flags.String("run", ".", "run those that match this `expression`")
+	lines := flags.String("lines", "", "of mounts, measure only the lines of the table that match this `expression`")
 	rounds := flags.Int("rounds", 5, "interleaved rounds of each measurement")
 	dir := flags.String("dir", "/var/tmp/zos-bench", "`directory` for everything, on ext4; removed at the end")
 	zos := flags.String("zos", "bin/zos", "the zos program")
@@ -77,11 +79,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "error:", err)
 		return 2
 	}
+	only, err := regexp.Compile(*lines)
+	if err != nil {
+		fmt.Fprintln(stderr, "error:", err)
+		return 2
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(stderr, "error: mounts and dropped caches need root")
 		return 4
 	}
-	b := &bench{dir: *dir, rounds: *rounds, stderr: stderr}
+	b := &bench{dir: *dir, rounds: *rounds, lines: only, stderr: stderr}
 	if b.zos, err = filepath.Abs(*zos); err == nil {
 		err = b.all(ctx, re)
 	}

@@ -24,6 +24,9 @@ import (
 // perFile compares with a FUSE file system that answers for each file, which is
 // how other lazy images are mounted and our own last resort.
 func (b *bench) perFile(ctx context.Context, id, ours string, files []string) (err error) {
+	if !b.wanted("warm (times faster)") {
+		return nil
+	}
 	dir := b.path("per-file")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -74,6 +77,9 @@ func perSecond(x float64) string { return fmt.Sprintf("%.1f k files/s", x/1000) 
 // mountTimes measures the first check of an image that is here, and the mount
 // of a checked one while the data server runs.
 func (b *bench) mountTimes(ctx context.Context) error {
+	if !b.wanted("first check and mount") {
+		return nil
+	}
 	id, err := b.image(ctx, "part", b.path("tree", "3"))
 	if err != nil {
 		return err
@@ -141,6 +147,9 @@ func spreadOf(xs []float64, show func(float64) string) string {
 // kills reads at random while the data server is killed again and again, and
 // records the longest read around each kill.
 func (b *bench) kills(ctx context.Context, id string) error {
+	if !b.wanted("kill of the data server") {
+		return nil
+	}
 	const times, around = 40, 200
 	return b.mounted(ctx, id, func(mnt string) error {
 		if err := dropCaches(); err != nil {
