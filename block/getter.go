@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"slices"
@@ -226,8 +227,10 @@ func (g *PackGetter) fetch(ctx context.Context, s *span, answers chan<- answer) 
 		key = g.single + s.chunks[0].name.String()
 	}
 	skip := make([]bool, len(g.mirrors.sources))
+	patient := false
 	pending := s.chunks
 	var broke error // why an answer ended too early
+	var slow []int  // sources that stalled, and are asked again after all others
 	for len(pending) > 0 {
 		lo := s.lo
 		if !s.pack.IsZero() {
@@ -238,7 +241,14 @@ func (g *PackGetter) fetch(ctx context.Context, s *span, answers chan<- answer) 
 			}
 			size = hi - lo
 		}
-		r, src, err := g.mirrors.open(ctx, key, lo, size, skip)
+		r, src, err := g.mirrors.open(ctx, key, lo, size, skip, patient)
+		if err != nil && len(slow) > 0 && ctx.Err() == nil {
+			for _, i := range slow {
+				skip[i] = false
+			}
+			slow, patient = nil, true
+			continue
+		}
 		if err != nil {
 			if broke != nil && hope(broke) > hope(err) {
 				err = broke
@@ -259,6 +269,9 @@ func (g *PackGetter) fetch(ctx context.Context, s *span, answers chan<- answer) 
 			broke = err
 			if ctx.Err() == nil {
 				g.mirrors.note(key, src, err)
+			}
+			if errors.Is(err, errStalled) {
+				slow = append(slow, src)
 			}
 		}
 		skip[src] = true

@@ -75,8 +75,9 @@ func (p *pieces) Close() error {
 }
 
 // open asks the sources for a range until one starts to answer. Where another
-// source is left to ask, an answer that stalls ends as Unavailable.
-func (m *Mirrors) open(ctx context.Context, key string, off, size int64, skip []bool) (io.ReadCloser, int, error) {
+// source is left to ask, an answer that stalls ends with errStalled, unless
+// patient says to wait as long as the source itself does.
+func (m *Mirrors) open(ctx context.Context, key string, off, size int64, skip []bool, patient bool) (io.ReadCloser, int, error) {
 	r, i, err := raceFor(ctx, m, key, size, skip, func(race context.Context, b Bucket) (io.ReadCloser, error) {
 		// The answer is read after the race, which then must not end it.
 		own, cancel := context.WithCancel(ctx)
@@ -101,12 +102,15 @@ func (m *Mirrors) open(ctx context.Context, key string, off, size int64, skip []
 			left++
 		}
 	}
-	if s := r.(*stream); left > 0 {
+	if s := r.(*stream); left > 0 && !patient {
 		s.patience = max(m.patience(0), HedgeAfter)
 		s.timer = time.AfterFunc(s.patience, s.stalled)
 	}
 	return r, i, nil
 }
+
+// errStalled says that a source stopped in the middle of an answer and may go on.
+const errStalled = fault.Kind("stalled")
 
 // stream is an answer under way.
 type stream struct {
@@ -140,7 +144,7 @@ func (s *stream) Read(b []byte) (int, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.stall {
-			err = fault.Errorf(fault.Unavailable, "read %s: nothing came for %v", s.key, s.patience)
+			err = fault.Errorf(fault.Unavailable, "read %s: nothing came for %v: %w", s.key, s.patience, errStalled)
 		}
 	}
 	return n, err

@@ -166,3 +166,63 @@ func TestAnswersThatStop(t *testing.T) {
 		})
 	}
 }
+
+// pauses is a bucket whose answers stop for a while in the middle.
+type pauses struct {
+	*block.Mem
+	after int64
+	wait  time.Duration
+	opens int
+}
+
+func (p *pauses) Open(ctx context.Context, key string, off, size int64) (io.ReadCloser, error) {
+	b, err := p.Read(ctx, key, off, size)
+	if err != nil {
+		return nil, err
+	}
+	p.opens++
+	n := min(p.after, int64(len(b)))
+	return io.NopCloser(io.MultiReader(bytes.NewReader(b[:n]), &sleeps{ctx, p.wait}, bytes.NewReader(b[n:]))), nil
+}
+
+type sleeps struct {
+	ctx context.Context
+	d   time.Duration
+}
+
+func (s *sleeps) Read([]byte) (int, error) {
+	select {
+	case <-time.After(s.d):
+		return 0, io.EOF
+	case <-s.ctx.Done():
+		return 0, fault.As(fault.Unavailable, s.ctx.Err())
+	}
+}
+
+// The only source that has a pack may be slow: whoever else was asked in vain is
+// no reason to give it up.
+func TestASlowSourceIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := new(block.Mem)
+		var plains [][]byte
+		for i := range uint64(6) {
+			plains = append(plains, storetest.Bytes(i, 64<<10))
+		}
+		names, places := packs(t, mem, block.Domain{}, plains, 1<<30)
+		slow := &pauses{Mem: mem, after: 100 << 10, wait: 20 * time.Second}
+		m := block.NewMirrors(nil, block.Source{Name: "empty", Bucket: new(block.Mem)}, block.Source{Name: "slow", Bucket: slow})
+		n := 0
+		for c, err := range block.NewPackGetter(m, "p/", block.Domain{}, lookup(places)).Get(t.Context(), names) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(c.Data, plains[n]) {
+				t.Fatalf("chunk %d is wrong", n)
+			}
+			n++
+		}
+		if n != len(names) || slow.opens != 2 {
+			t.Errorf("%d chunks in %d answers, want %d in 2", n, slow.opens, len(names))
+		}
+	})
+}
