@@ -110,7 +110,7 @@ func (s *schemer) rule(r *rule) ordered {
 }
 
 // sizePattern is how sizes are written in YAML.
-const sizePattern = `^[0-9]+(?:\.[0-9]+)? ?(?:B|bytes|kB|MB|GB|TB|KiB|MiB|GiB|TiB)?$`
+const sizePattern = `^[0-9]+(?:\.[0-9]{1,6})? ?(?:[Bb]|[KkMmGgTt](?:[Ii][Bb]?)?)?$`
 
 func (s *schemer) number(r *rule) ordered {
 	most := r.max

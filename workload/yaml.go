@@ -272,12 +272,12 @@ func (c *converter) scalar(n *yaml.Node, r *rule) {
 	case !isText && digits(s):
 		c.out = append(c.out, s...)
 	case r != nil && r.unit == "bytes":
-		size, err := ParseSize(s)
+		n, err := ParseSize(s)
 		if err != nil {
 			c.refuse("%v", err)
 			return
 		}
-		c.out = strconv.AppendUint(c.out, size, 10)
+		c.out = strconv.AppendUint(c.out, n, 10)
 	case !isText && (s == "" || s == "~" || strings.EqualFold(s, "null")):
 		c.refuse("the value is missing; write one or leave the key out")
 	case !isText && r != nil && contains(r.enum, s): // off, where it is a known word
