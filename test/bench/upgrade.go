@@ -211,9 +211,11 @@ func (b *bench) pair(ctx context.Context, vs []version) error {
 		}
 	}
 	name := vs[1].name
-	if _, from, ok := strings.Cut(vs[0].name, "@"); ok {
-		name += " from " + from
+	_, from, ok := strings.Cut(vs[0].name, "@")
+	if !ok {
+		from = vs[0].name
 	}
+	name += " from " + from
 	const peer = ", zstd, no metadata"
 	size := func(x float64) string { return progress.Size(int64(x)) }
 	ours := fmt.Sprintf("%s, %d requests", size(float64(moved)), requests)
