@@ -52,6 +52,8 @@ type appConfig struct {
 	failed    func(error)                       // the process must end
 	satisfied func(chain.Upgrade) bool          // this program is the one that an upgrade asks for
 	lastTime  func(height uint64) (int64, bool) // of a block that the engine has proven
+	audit     bool
+	restored  func(height uint64) error // the tree is that of a snapshot
 }
 
 // finished is a block with what it did.
@@ -199,6 +201,11 @@ func (a *app) FinalizeBlock(_ context.Context, r *abci.RequestFinalizeBlock) (_ 
 	}
 	b := state.Block{Height: uint64(r.Height), Time: r.Time.Unix(), Prev: prev, Txs: r.Txs}
 	result := a.machine.Apply(b)
+	if a.cfg.audit {
+		if err := state.Audit(a.cfg.tree); err != nil {
+			return nil, err
+		}
+	}
 	f := finished{height: b.Height, time: b.Time, txs: r.Txs, result: result, root: a.cfg.tree.WorkingRoot()}
 	out := &abci.ResponseFinalizeBlock{AppHash: f.root, Events: abciEvents(result.Events)}
 	for _, tx := range result.Txs {

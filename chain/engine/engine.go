@@ -62,8 +62,8 @@ type Config struct {
 	SnapshotEvery uint64        // blocks; default 10,000
 	SyncFrom      *SyncFrom     // begin an empty folder from a snapshot
 
-	Release     chain.Hash // the release that this program is from, if known
-	StopOnBreak bool       // check the invariants of the state after each block (slow)
+	Release chain.Hash // the release that this program is from, if known
+	Audit   bool       // check after each block that the state adds up, and stop if not (slow)
 }
 
 // Node is a running chain.
@@ -141,7 +141,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	n.app = newApp(appConfig{
 		tree: n.tree, clock: cfg.Clock, log: cfg.Log, keep: cfg.KeepVersions, retain: cfg.KeepBlocks,
 		snapshots: newSnapshots(filepath.Join(data, "snapshots"), n.tree, cfg.SnapshotEvery, cfg.Log),
-		committed: n.committed, failed: n.fail, satisfied: n.satisfies, lastTime: n.lastTime,
+		committed: n.committed, failed: n.fail, satisfied: n.satisfies, lastTime: n.lastTime, restored: n.relist, audit: cfg.Audit,
 	})
 	if err := n.startEngine(ctx, doc); err != nil {
 		return nil, err
@@ -180,15 +180,15 @@ func (n *Node) startEngine(ctx context.Context, doc *types.GenesisDoc) (err erro
 		return db, err
 	}
 	provider := func() (*types.GenesisDoc, error) { return doc, nil }
+	log := logger{n.cfg.Log, n.fail}
 	var options []node.Option
-	if n.cfg.SyncFrom != nil {
-		p, err := n.cfg.SyncFrom.provider(ctx, n.genesis.State.Chain, doc, n.cfg.Clock)
+	if n.cfg.SyncFrom != nil && n.tree.Height() == 0 {
+		p, err := n.cfg.SyncFrom.provider(ctx, n.genesis.State.Chain, doc, n.cfg.Clock, log)
 		if err != nil {
 			return err
 		}
 		options = append(options, node.StateProvider(p))
 	}
-	log := logger{n.cfg.Log, n.fail}
 	err = guarded(func() (err error) {
 		n.comet, err = node.NewNodeWithContext(ctx, c, pv, key, proxy.NewConnSyncLocalClientCreator(n.app),
 			provider, open, node.DefaultMetricsProvider(c.Instrumentation), log, options...)
@@ -264,7 +264,7 @@ func (n *Node) engineConfig(alone bool) *config.Config {
 		c.Consensus.TimeoutPrecommit = 500 * time.Millisecond
 		c.Consensus.PeerGossipSleepDuration = 20 * time.Millisecond
 	}
-	if n.cfg.SyncFrom != nil {
+	if n.cfg.SyncFrom != nil && n.tree.Height() == 0 {
 		n.cfg.SyncFrom.configure(c.StateSync)
 	}
 	return c
@@ -346,6 +346,9 @@ func (n *Node) Close() error {
 		if serr := n.comet.Stop(); serr != nil {
 			err = fault.Errorf(fault.Internal, "stop chain: %w", serr)
 		}
+	}
+	if n.comet != nil && n.comet.ProxyApp().IsRunning() {
+		_ = n.comet.ProxyApp().Stop() // nothing is behind it but our app
 	}
 	n.news.close()
 	return errors.Join(err, n.release())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	cmtlog "github.com/cometbft/cometbft/libs/log"
 )
@@ -28,11 +29,12 @@ func (l logger) Warn(msg string, kv ...any) { l.write(slog.LevelInfo, msg, kv) }
 
 func (l logger) Error(msg string, kv ...any) {
 	level := slog.LevelWarn
-	if msg == consensusFailure {
+	switch msg {
+	case consensusFailure, "State sync failed", "Failed to bootstrap node with new state", "Failed to store last seen commit", "Failed to switch to block sync":
 		level = slog.LevelError
 		for i := 0; i+1 < len(kv); i += 2 {
 			if kv[i] == "err" {
-				l.failed(fmt.Errorf("the consensus engine gave up: %v", kv[i+1]))
+				l.failed(fmt.Errorf("the consensus engine gave up (%s): %v", strings.ToLower(strings.TrimRight(msg, "!")), kv[i+1]))
 			}
 		}
 	}

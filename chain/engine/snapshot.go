@@ -378,6 +378,11 @@ func (a *app) ApplySnapshotChunk(_ context.Context, r *abci.RequestApplySnapshot
 		return &abci.ResponseApplySnapshotChunk{Result: abci.ResponseApplySnapshotChunk_REJECT_SNAPSHOT}, nil
 	}
 	a.load()
+	if a.cfg.restored != nil {
+		if err := a.cfg.restored(x.height); err != nil {
+			a.cfg.log.Warn("index can't be made", "error", err)
+		}
+	}
 	a.cfg.log.Info("snapshot restored", "height", x.height, "root", fmt.Sprintf("%x", x.root))
 	return &abci.ResponseApplySnapshotChunk{Result: abci.ResponseApplySnapshotChunk_ACCEPT}, nil
 }
