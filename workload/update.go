@@ -82,6 +82,13 @@ func Plan(running, next *Document) ([]Change, error) {
 	return changes, nil
 }
 
+// sameMeaning says if two workloads differ in nothing but their version.
+func sameMeaning(a, b *Workload) bool {
+	x, y := *a, *b
+	x.Version, y.Version = 0, 0
+	return reflect.DeepEqual(x, y)
+}
+
 type planner struct {
 	running, next *Document
 	c             *checker

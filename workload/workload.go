@@ -1,9 +1,9 @@
 // Package workload holds the deployment document: what one contract lets run
 // on one node.
 //
-// A document is strict JSON. Its bytes are what is hashed and signed; nothing
-// in this package writes a document again, so there is one text, one hash and
-// one meaning. YAML is a friendlier spelling of it, turned into JSON once.
+// A document is strict JSON. Its bytes are what is hashed and signed and are
+// never written again, so there is one text, one hash and one meaning; only
+// Complete makes a new document, from a draft. YAML is a friendlier spelling of it, turned into JSON once.
 // Everything wrong with a document is reported at once, each with line, column,
 // byte and path.
 //
