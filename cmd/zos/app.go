@@ -42,6 +42,8 @@ type app struct {
 	passFile string   // --passphrase-file
 	tenant   string   // --tenant-key
 	conf     *configFile
+
+	remembered remembered // what hubs sent
 }
 
 // usageError is a wrong invocation: exit code 2 and the usage line.

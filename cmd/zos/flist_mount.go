@@ -84,7 +84,8 @@ func (a *app) mountImage(ctx context.Context, img *flist.Image, m *block.Mirrors
 	if _, _, err := a.readTimeouts(); err != nil {
 		return nil, err // else the data server says it where nobody looks
 	}
-	spec, err := lazy.Prepare(ctx, img, m, a.preparedDir(h, img.ID.String()), lazy.Spec{
+	from, near := nearOnly(ctx, m, flist.LocatorKey(img.ID))
+	spec, err := lazy.Prepare(ctx, img, from, a.preparedDir(h, img.ID.String()), lazy.Spec{
 		Sources: append([]string{dir}, urls...), Tenant: tenant, Fill: o.fill, Record: a.tracesDir(img.ID),
 	})
 	if err != nil {
@@ -94,8 +95,12 @@ func (a *app) mountImage(ctx context.Context, img *flist.Image, m *block.Mirrors
 	if err != nil {
 		return nil, err
 	}
-	return h.Mount(ctx, mount.Request{ID: img.ID.String(), Meta: img.Metadata, DeviceSize: img.DeviceSize(), Target: target,
+	mounted, err := h.Mount(ctx, mount.Request{ID: img.ID.String(), Meta: img.Metadata, DeviceSize: img.DeviceSize(), Target: target,
 		Mode: o.mode, ReadWriteUpper: o.upper, NoExec: o.noexec, Suid: o.suid, Spec: b})
+	if err == nil && !near {
+		a.keepMetadata(ctx, img)
+	}
+	return mounted, err
 }
 
 // unmountImage takes an image away and forgets what was prepared for it when

@@ -258,7 +258,11 @@ func (a *app) source() (*block.Mirrors, error) {
 	if err != nil {
 		return nil, err
 	}
-	sources := []block.Source{{Name: dir, Bucket: store, Near: true}}
+	return a.sourceWith(block.Source{Name: dir, Bucket: store, Near: true})
+}
+
+// sourceWith is the sources on this machine and the hubs.
+func (a *app) sourceWith(sources ...block.Source) (*block.Mirrors, error) {
 	urls, err := a.hubURLs()
 	if err != nil {
 		return nil, err
@@ -268,7 +272,7 @@ func (a *app) source() (*block.Mirrors, error) {
 		if err != nil {
 			return nil, err
 		}
-		sources = append(sources, block.Source{Name: u, Bucket: h})
+		sources = append(sources, block.Source{Name: u, Bucket: memory{h, &a.remembered}})
 	}
 	return block.NewMirrors(a.missQuietly, sources...), nil
 }
@@ -287,14 +291,33 @@ func (a *app) open(ctx context.Context, ref string) (*flist.Image, *block.Mirror
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := a.source()
-	if err != nil {
-		return nil, nil, err
-	}
 	dom, _, err := a.domain()
 	if err != nil {
 		return nil, nil, err
 	}
-	img, err := flist.Open(ctx, m, id, flist.OpenOptions{Domain: dom})
+	opt := flist.OpenOptions{Domain: dom}
+	store, dir, err := a.images()
+	if err != nil {
+		return nil, nil, err
+	}
+	here := block.Source{Name: dir, Bucket: store, Near: true}
+	if kept := a.kept(id); kept != nil {
+		m, err := a.sourceWith(here, block.Source{Name: a.metadataDir(id.String()), Bucket: kept, Near: true})
+		if err != nil {
+			return nil, nil, err
+		}
+		near, _ := nearOnly(ctx, m, flist.RootKey(id))
+		if img, err := flist.Open(ctx, near, id, opt); err == nil {
+			if _, err := flist.ReadLocator(ctx, near, img); err == nil {
+				return img, m, nil
+			}
+		}
+		a.forgetMetadata(id) // damaged
+	}
+	m, err := a.sourceWith(here)
+	if err != nil {
+		return nil, nil, err
+	}
+	img, err := flist.Open(ctx, m, id, opt)
 	return img, m, err
 }

@@ -33,17 +33,29 @@ func newHub(t *testing.T, store string) *badHub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &badHub{inner: s, next: make(chan struct{})}
-	h.Server = httptest.NewServer(h)
+	h := newBadHub(t, s)
 	t.Cleanup(func() {
-		h.set("gone", "") // ends what drips
-		h.Server.CloseClientConnections()
-		h.Server.Close()
+		h.end()
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return h
+}
+
+// newBadHub damages the answers of a server.
+func newBadHub(t *testing.T, inner http.Handler) *badHub {
+	h := &badHub{inner: inner, next: make(chan struct{})}
+	h.Server = httptest.NewServer(h)
+	t.Cleanup(h.end)
+	return h
+}
+
+// end closes the server; twice is fine.
+func (h *badHub) end() {
+	h.set("gone", "") // ends what drips
+	h.Server.CloseClientConnections()
+	h.Server.Close()
 }
 
 func (h *badHub) set(mode, only string) {
