@@ -3,14 +3,17 @@
 //
 // A document is strict JSON. Its bytes are what is hashed and signed and are
 // never written again, so there is one text, one hash and one meaning; only
-// Complete makes a new document, from a draft. YAML is a friendlier spelling of it, turned into JSON once.
-// Everything wrong with a document is reported at once, each with line, column,
-// byte and path.
+// Complete makes a new document, from a draft. YAML is a friendlier spelling,
+// turned into JSON once. Everything wrong with a document is reported at once,
+// each with line, column, byte and path.
 //
 //	doc, err := workload.Parse(src, workload.Final)
 //	var problems workload.Problems
-//	if errors.As(err, &problems) { … }
-//	sig := key.Sign(workload.SignatureTag, doc.SigningMessage())
+//	if errors.As(err, &problems) {
+//		for _, p := range problems { … }
+//	}
+//	signature, err := doc.Sign(17, key, 0)
+//	wire, err := doc.Envelope(signature).Encode()
 //
 // The package is pure: no files, no clock, no network, the same verdict in the
 // command line, in a group's proposal and on the node. It doesn't know the
