@@ -196,7 +196,11 @@ func TestOneSmallFileMovesFewChunks(t *testing.T) {
 		return root
 	}
 	was := build(t, all, plain(), flist.BuildOptions{})
+	runs := 0
 	rapid.Check(t, func(rt *rapid.T) {
+		if runs++; runs > 40 {
+			return // each costs a tenth of a second
+		}
 		root := plain()
 		i := rapid.IntRange(0, len(names)-1).Draw(rt, "file")
 		size := rapid.IntRange(1, 9000).Draw(rt, "size")
@@ -378,5 +382,62 @@ func TestReleasedDelta(t *testing.T) {
 	}
 	if _, err := apply(t, node, released, rootOf(t, all, is), block.Domain{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDeltaOfAnyTwoTrees: whatever two versions have in common, the delta makes
+// the second of the first, or says that it is not worth it.
+func TestDeltaOfAnyTwoTrees(t *testing.T) {
+	pool := []string{"", "x", strings.Repeat("\x00", 200<<10), words(1, 5000), words(2, 70_000), words(3, 150_000),
+		words(3, 100_000) + "cut" + words(4, 60_000), strings.Repeat("\x00", 64<<10) + words(5, 10) + strings.Repeat("\x00", 64<<10)}
+	draw := func(rt *rapid.T, label string) *tree.Node {
+		root := tree.NewDir(0o755)
+		var last *tree.Node
+		for i, k := range rapid.SliceOfN(rapid.IntRange(-1, len(pool)-1), 0, 8).Draw(rt, label) {
+			path := fmt.Sprintf("d%d/f%d", i%2, i)
+			n := last // -1 is a hard link
+			if k >= 0 || n == nil {
+				n = file(pool[max(k, 0)])
+			}
+			if err := root.Insert(path, n); err != nil {
+				rt.Fatal(err)
+			}
+			last = n
+		}
+		return root
+	}
+	made, runs := 0, 0
+	rapid.Check(t, func(rt *rapid.T) {
+		if runs++; runs > 30 {
+			return // each costs a fifth of a second
+		}
+		all, node := new(block.Mem), new(block.Mem)
+		a, b := draw(rt, "old"), draw(rt, "new")
+		was := build(t, all, a, flist.BuildOptions{}).ID
+		build(t, node, a, flist.BuildOptions{})
+		is := build(t, all, b, flist.BuildOptions{Bases: []flist.ID{was}}).ID
+		if is == was {
+			return
+		}
+		delta, err := flist.MakeDelta(t.Context(), all, is, was, block.Domain{})
+		if fault.Of(err) == fault.Exhausted {
+			return
+		}
+		if err != nil {
+			rt.Fatal(err)
+		}
+		made++
+		root := rootOf(t, all, is)
+		if _, err := apply(t, node, delta, root, block.Domain{}); err != nil {
+			rt.Fatal(err)
+		}
+		write(t, node, flist.RootKey(is), root)
+		rep, err := flist.Verify(t.Context(), block.NewMirrors(nil, block.Source{Name: "node", Bucket: node}), is, flist.VerifyOptions{Deep: true})
+		if err != nil || len(rep.Problems) > 0 || rep.Checked != rep.Chunks {
+			rt.Fatalf("Verify = %+v, %v", rep, err)
+		}
+	})
+	if made == 0 {
+		t.Error("no delta was worth it")
 	}
 }
