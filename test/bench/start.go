@@ -146,6 +146,13 @@ func (b *bench) trace(ctx context.Context, id string, locator []byte, run func(s
 	if err := b.at(ctx, "hub", "", id, run); err != nil {
 		return err
 	}
+	// The data server keeps the start after the mount is gone.
+	for range 200 {
+		if kept, err := os.ReadDir(b.path("hub-data", "starts", id)); err == nil && len(kept) > 0 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 	return b.runZos(ctx, "hub", "", nil, "flist", "trace", "publish", id)
 }
 
