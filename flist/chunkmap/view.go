@@ -3,9 +3,10 @@ package chunkmap
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/maphash"
 	"iter"
+	"math/bits"
 	"os"
-	"slices"
 	"sort"
 
 	"golang.org/x/sys/unix"
@@ -175,18 +176,25 @@ func (v *View) check() error {
 	return v.distinct()
 }
 
-// distinct checks that no name is listed twice. It sorts numbers instead of
-// hashing names: whoever made the map chose the names.
+// distinct checks that no name is listed twice. Whoever made the map chose the
+// names, so they are hashed with a seed that nobody knows.
 func (v *View) distinct() error {
 	name := func(i uint32) []byte { return v.b[headerSize+int(i)*chunkSize:][:32] }
-	order := make([]uint32, v.chunks)
-	for i := range order {
-		order[i] = uint32(i)
-	}
-	slices.SortFunc(order, func(a, b uint32) int { return bytes.Compare(name(a), name(b)) })
-	for i := 1; i < len(order); i++ {
-		if bytes.Equal(name(order[i-1]), name(order[i])) {
-			return fault.Errorf(fault.Invalid, "read chunk map: chunk %v is listed twice; build the image again", v.Chunk(int(order[i])).Name)
+	seed := maphash.MakeSeed()
+	places := make([]uint32, 1<<bits.Len(uint(v.chunks+v.chunks/2))) // number + 1, a third free at least
+	for i := range uint32(v.chunks) {
+		at := maphash.Bytes(seed, name(i))
+		for {
+			at &= uint64(len(places) - 1)
+			other := places[at]
+			if other == 0 {
+				places[at] = i + 1
+				break
+			}
+			if bytes.Equal(name(other-1), name(i)) {
+				return fault.Errorf(fault.Invalid, "read chunk map: chunk %v is listed twice; build the image again", v.Chunk(int(i)).Name)
+			}
+			at++
 		}
 	}
 	return nil
