@@ -118,6 +118,7 @@ func (a *app) root() *cobra.Command {
 		a.versionCommand(), a.doctorCommand(), a.environmentTopic(), a.keyCommand(),
 		a.flistCommand(), a.flCommand(), a.hubCommand(), a.runCommand(), a.psCommand(), a.stopCommand(), a.logsCommand(), a.auditCommand(), a.guardCommand(), a.rmCommand(), a.cleanCommand(),
 		a.initCommand(), a.validateCommand(), a.composeCommand(),
+		a.chainCommand(),
 	)
 	return root
 }

@@ -40,6 +40,7 @@ func variables() []variable {
 		{"ZOS_CONFIG", "configuration file (default $XDG_CONFIG_HOME/zos/config.yaml, else ~/.config/zos/config.yaml)"},
 		{"ZOS_CONTEXT", "name of the context in the configuration file"},
 		{"ZOS_HUB", "URLs of hubs and mirrors, separated by spaces"},
+		{"ZOS_CHAIN", "URL of a chain server (default http://127.0.0.1:8490)"},
 		{"ZOS_KEY", "name or file of the key that signs"},
 		{"ZOS_PASSPHRASE_FILE", "file with the passphrase of that key, if it is encrypted"},
 		{"ZOS_TENANT_KEY", "file with the secret of private images"},

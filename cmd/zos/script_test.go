@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"hub":      startHub,
+			"chain":    startChain,
 			"setid":    setID,
 			"app":      buildApp,
 			"registry": startRegistry,
@@ -203,4 +204,49 @@ func rootFS(ts *testscript.TestScript, img v1.Image) v1.RootFS {
 	cf, err := img.ConfigFile()
 	ts.Check(err)
 	return cf.RootFS
+}
+
+// startChain runs `zos chain start` in the background until the script ends and
+// sets the variable ZOS_CHAIN to its address: chain ARGUMENT…
+func startChain(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("chain does not support !")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r, w := io.Pipe()
+	done := make(chan int, 1)
+	full := append([]string{"chain", "start", "--listen", "127.0.0.1:0"}, args...)
+	go func() {
+		done <- run(ctx, func(k string) string { return ts.Getenv(k) }, full, strings.NewReader(""), io.Discard, w)
+		w.Close()
+	}()
+	ready := make(chan string, 1)
+	var said strings.Builder
+	go func() {
+		lines := bufio.NewScanner(r)
+		for lines.Scan() {
+			if url, ok := strings.CutPrefix(lines.Text(), "chain: "); ok {
+				ready <- url
+				break
+			}
+			said.WriteString(lines.Text() + "\n")
+		}
+		io.Copy(io.Discard, r)
+	}()
+	select {
+	case url := <-ready:
+		ts.Setenv("ZOS_CHAIN", url)
+	case <-done:
+		cancel()
+		ts.Fatalf("the chain ended: %s", said.String())
+	case <-time.After(60 * time.Second):
+		cancel()
+		ts.Fatalf("the chain doesn't start")
+	}
+	ts.Defer(func() {
+		cancel()
+		if code := <-done; code != exitOK && code != exitInterrupted {
+			ts.Logf("the chain ended with %d", code)
+		}
+	})
 }
