@@ -143,7 +143,7 @@ func (b *binder) bindMap(r *rule, v *value, to reflect.Value) {
 	for i := range v.members {
 		e := &v.members[i]
 		b.push(e.name, -1)
-		if r.key != nil && !r.key.re.MatchString(e.name) {
+		if r.key != nil && !r.key.match(e.name) {
 			b.bad(e.at, "the key %s must be %s", short(e.name), r.key.hint)
 		} else if key := reflect.ValueOf(e.name); !m.MapIndex(key).IsValid() {
 			x := reflect.New(to.Type().Elem()).Elem()
@@ -212,7 +212,7 @@ func (b *binder) text(r *rule, v *value) bool {
 			return false
 		}
 	}
-	if r.pattern != nil && !r.pattern.re.MatchString(s) {
+	if r.pattern != nil && !r.pattern.match(s) {
 		b.bad(v.at, "%s must be %s", short(s), r.pattern.hint)
 		return false
 	}

@@ -87,6 +87,11 @@ type reader struct {
 	steps []step
 	rep   *report
 	quiet map[int]bool
+
+	// Members and items of the objects and lists that are open, so that each gets
+	// one slice of the right length when it closes.
+	members []member
+	items   []value
 }
 
 // readJSON reads the one object that src must be. ok is false when the syntax
@@ -203,11 +208,13 @@ func (r *reader) object() (value, bool) {
 	v := value{kind: object, at: r.pos}
 	r.pos++
 	var seen map[string]bool
+	begin := len(r.members)
+	defer func() { r.members = r.members[:begin] }()
 	r.steps = append(r.steps, step{index: -1})
 	defer func() { r.steps = r.steps[:len(r.steps)-1] }()
 	for {
 		r.space()
-		if r.pos < len(r.src) && r.src[r.pos] == '}' && len(v.members) == 0 {
+		if r.pos < len(r.src) && r.src[r.pos] == '}' && len(r.members) == begin {
 			r.pos++
 			return v, true
 		}
@@ -231,16 +238,17 @@ func (r *reader) object() (value, bool) {
 		if m.value, ok = r.value(); !ok {
 			return v, false
 		}
-		if twice(v.members, m.name, &seen) {
+		if twice(r.members[begin:], m.name, &seen) {
 			r.refuse(m.at, "duplicate key %s at byte %d", short(m.name), m.at)
 		}
-		v.members = append(v.members, m)
+		r.members = append(r.members, m)
 		r.space()
 		switch {
 		case r.pos < len(r.src) && r.src[r.pos] == ',':
 			r.pos++
 		case r.pos < len(r.src) && r.src[r.pos] == '}':
 			r.pos++
+			v.members = append(make([]member, 0, len(r.members)-begin), r.members[begin:]...)
 			return v, true
 		default:
 			return v, r.broken("a comma or } is missing: here is %s", r.found())
@@ -273,26 +281,29 @@ func twice(ms []member, name string, seen *map[string]bool) bool {
 func (r *reader) list() (value, bool) {
 	v := value{kind: list, at: r.pos}
 	r.pos++
+	begin := len(r.items)
+	defer func() { r.items = r.items[:begin] }()
 	r.steps = append(r.steps, step{})
 	defer func() { r.steps = r.steps[:len(r.steps)-1] }()
 	for {
 		r.space()
-		if r.pos < len(r.src) && r.src[r.pos] == ']' && len(v.items) == 0 {
+		if r.pos < len(r.src) && r.src[r.pos] == ']' && len(r.items) == begin {
 			r.pos++
 			return v, true
 		}
-		r.steps[len(r.steps)-1].index = len(v.items)
+		r.steps[len(r.steps)-1].index = len(r.items) - begin
 		item, ok := r.value()
 		if !ok {
 			return v, false
 		}
-		v.items = append(v.items, item)
+		r.items = append(r.items, item)
 		r.space()
 		switch {
 		case r.pos < len(r.src) && r.src[r.pos] == ',':
 			r.pos++
 		case r.pos < len(r.src) && r.src[r.pos] == ']':
 			r.pos++
+			v.items = append(make([]value, 0, len(r.items)-begin), r.items[begin:]...)
 			return v, true
 		default:
 			return v, r.broken("a comma or ] is missing: here is %s", r.found())

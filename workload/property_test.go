@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -27,6 +28,34 @@ func TestDifferentDocumentsDifferentBytes(t *testing.T) {
 			t.Fatalf("signing bytes are equal: %v\n%s\n%s", same, a, b)
 		}
 	})
+}
+
+// The fast form of a pattern says the same as its expression.
+func TestFastPatterns(t *testing.T) {
+	n := 0
+	for _, p := range patterns() {
+		if p.fast == nil {
+			continue
+		}
+		n++
+		re := regexp.MustCompile(p.expr)
+		fixed := []string{"", "a", "-", "a-", "-a", "_", "a_", "0", "A", "a\x00", "/", "/a\n", "/\r", "a\n", "ä", "/ä", strings.Repeat("a", 36), strings.Repeat("a", 37), strings.Repeat("3f", 32), strings.Repeat("3f", 32) + "0",
+			strings.Repeat("3F", 32), strings.Repeat("a", 128), strings.Repeat("a", 129), strings.Repeat("a", 255), strings.Repeat("a", 256)}
+		for _, s := range fixed {
+			if p.fast(s) != re.MatchString(s) {
+				t.Errorf("%s: %q is %v fast, %v by expression", p.name, s, p.fast(s), re.MatchString(s))
+			}
+		}
+		rapid.Check(t, func(t *rapid.T) {
+			s := rapid.StringOfN(rapid.RuneFrom([]rune("ab09AZ_-.:/@\x00\r\n ä~f")), 0, 70, -1).Draw(t, "text")
+			if p.fast(s) != re.MatchString(s) {
+				t.Fatalf("%s: %q is %v fast, %v by expression", p.name, s, p.fast(s), re.MatchString(s))
+			}
+		})
+	}
+	if n == 0 {
+		t.Error("no pattern has a fast form")
+	}
 }
 
 // part is a workload of a simple type: none, or one with a size.

@@ -57,22 +57,65 @@ type fieldRule struct {
 type pattern struct {
 	name string
 	expr string
-	hint string // "must be …"
+	hint string            // "must be …"
+	fast func(string) bool // the same as expr, where that is worth it
 	re   *regexp.Regexp
 }
+
+// match says if s has the form of p.
+func (p *pattern) match(s string) bool {
+	if p.fast != nil {
+		return p.fast(s)
+	}
+	return p.re.MatchString(s)
+}
+
+// all says if every byte of s passes.
+func all(s string, pass func(c byte) bool) bool {
+	for i := range len(s) {
+		if !pass(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
+
+func word(c byte) bool { return lower(c) || c >= 'A' && c <= 'Z' || c == '_' }
+
+func isName(s string) bool {
+	return s != "" && len(s) <= 36 && lower(s[0]) && lower(s[len(s)-1]) && all(s, func(c byte) bool { return lower(c) || c == '-' })
+}
+
+func isHash(s string) bool {
+	return len(s) == 64 && all(s, func(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' })
+}
+
+func isFlist(s string) bool {
+	return s != "" && len(s) <= 255 && word(s[0]) && s[0] != '_' && all(s, func(c byte) bool { return word(c) || strings.IndexByte(".:/@-", c) >= 0 })
+}
+
+func isVariable(s string) bool {
+	return s != "" && len(s) <= 128 && word(s[0]) && !(s[0] >= '0' && s[0] <= '9') && all(s, func(c byte) bool { return word(c) || c == '.' || c == '-' })
+}
+
+func noNUL(s string) bool { return strings.IndexByte(s, 0) < 0 }
+
+func isPath(s string) bool { return strings.HasPrefix(s, "/") && !strings.ContainsAny(s, "\x00\r\n") }
 
 func patterns() []*pattern {
 	const label = `[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?`
 	return []*pattern{
-		{name: "name", expr: `^[a-z0-9](?:[a-z0-9-]{0,34}[a-z0-9])?$`, hint: "1 to 36 of a-z, 0-9 and -, not starting or ending with -"},
+		{name: "name", expr: `^[a-z0-9](?:[a-z0-9-]{0,34}[a-z0-9])?$`, hint: "1 to 36 of a-z, 0-9 and -, not starting or ending with -", fast: isName},
 		{name: "chain", expr: `^[a-z0-9](?:[a-z0-9-]{0,48}[a-z0-9])?$`, hint: "the name of a chain: 1 to 50 of a-z, 0-9 and -"},
-		{name: "hash", expr: `^[0-9a-f]{64}$`, hint: "64 lower-case hexadecimal digits"},
-		{name: "flist", expr: `^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$`, hint: "a name of an image such as hub.example/acme/web:1"},
+		{name: "hash", expr: `^[0-9a-f]{64}$`, hint: "64 lower-case hexadecimal digits", fast: isHash},
+		{name: "flist", expr: `^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$`, hint: "a name of an image such as hub.example/acme/web:1", fast: isFlist},
 		{name: "sealed", expr: `^[A-Za-z0-9_-]+$`, hint: "base64url without padding"},
-		{name: "variable", expr: `^[A-Za-z_][A-Za-z0-9_.-]{0,127}$`, hint: "a letter or _, then letters, digits, _, . and -"},
+		{name: "variable", expr: `^[A-Za-z_][A-Za-z0-9_.-]{0,127}$`, hint: "a letter or _, then letters, digits, _, . and -", fast: isVariable},
 		{name: "line", expr: `^[^\x00\r\n]*$`, hint: "one line without NUL"},
-		{name: "nonul", expr: `^[^\x00]*$`, hint: "text without NUL"},
-		{name: "path", expr: `^/[^\x00\r\n]*$`, hint: "an absolute path"},
+		{name: "nonul", expr: `^[^\x00]*$`, hint: "text without NUL", fast: noNUL},
+		{name: "path", expr: `^/[^\x00\r\n]*$`, hint: "an absolute path", fast: isPath},
 		{name: "user", expr: `^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$`, hint: "a user, or user:group, by name or number"},
 		{name: "gpu", expr: `^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]/[0-9a-f]{4}/[0-9a-f]{4}$`, hint: "slot/vendor/device such as 0000:28:00.0/1002/731f"},
 		{name: "address", expr: `^[0-9a-f.:]{2,39}$`, hint: "an IPv4 or lower-case IPv6 address"},
