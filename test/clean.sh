@@ -14,7 +14,7 @@ set -eu
 
 suite=${1:?usage: $0 bookworm|trixie [run|test]}
 target=${2:-run}
-[ "$(id -u)" = 0 ] || { echo "$0: namespaces and chroot need root; use sudo" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || { echo "$0: namespaces and mounts need root; use sudo" >&2; exit 1; }
 for p in mmdebstrap unshare git go; do
 	command -v $p >/dev/null || { echo "$0: needs $p; install it first" >&2; exit 1; }
 done
@@ -59,8 +59,14 @@ mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
+# Not chroot: the kernel refuses user namespaces inside one.
 cd "$root"
-exec chroot . /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+mkdir .host
+pivot_root . .host
+umount -l .host
+rmdir .host
+cd /
+exec /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 	GOTOOLCHAIN=local GOFLAGS="$GOFLAGS" GOPROXY="$GOPROXY" GOSUMDB="$GOSUMDB" \
 	sh -c 'cd /root/zos && make $1 </dev/null' sh "$target"
 INSIDE
