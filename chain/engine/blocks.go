@@ -149,6 +149,15 @@ func (n *Node) light(height uint64) (chain.LightBlock, error) {
 	return chain.LightBlock{Height: height, Block: b}, err
 }
 
+// blockHash is the hash of a header, which others may trust.
+func (n *Node) blockHash(height uint64) ([]byte, error) {
+	m := n.comet.BlockStore().LoadBlockMeta(int64(height))
+	if m == nil {
+		return nil, fault.Errorf(fault.NotFound, "block %d is not here", height)
+	}
+	return m.Header.Hash(), nil
+}
+
 // Prove returns records of the state after a block, at least the one given (0:
 // the newest), with their proofs. It waits for the header that contains the
 // root, which follows at once when the state changed.

@@ -180,7 +180,7 @@ func (n *Node) startEngine(ctx context.Context, doc *types.GenesisDoc) (err erro
 		return db, err
 	}
 	provider := func() (*types.GenesisDoc, error) { return doc, nil }
-	log := logger{n.cfg.Log, n.fail}
+	log := logger{log: n.cfg.Log, failed: n.fail}
 	var options []node.Option
 	if n.cfg.SyncFrom != nil && n.tree.Height() == 0 {
 		p, err := n.cfg.SyncFrom.provider(ctx, n.genesis.State.Chain, doc, n.cfg.Clock, log)

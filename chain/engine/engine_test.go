@@ -29,13 +29,16 @@ func newChain(t testing.TB) (dir string, faucet *identity.PrivateKey) {
 
 func writeGenesis(t testing.TB, dir string, faucet *identity.PrivateKey, vs ...chain.Validator) {
 	t.Helper()
-	g := Genesis{Time: clock.System{}.Now().Add(-time.Minute).UTC().Truncate(time.Second), State: state.Genesis{
+	if err := WriteGenesis(dir, genesisOf(faucet, vs...)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func genesisOf(faucet *identity.PrivateKey, vs ...chain.Validator) Genesis {
+	return Genesis{Time: clock.System{}.Now().Add(-time.Minute).UTC().Truncate(time.Second), State: state.Genesis{
 		Chain: "test-1", Governance: 1, Validators: vs,
 		Parties: []state.GenesisParty{{Twin: &chain.CreateTwin{Keys: []chain.NewKey{{Key: faucet.Public(), Role: identity.RoleFull}}}, Balance: 1000 * chain.Credit}},
 	}}
-	if err := WriteGenesis(dir, g); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func testConfig(t testing.TB, dir string) Config {

@@ -15,6 +15,7 @@ import (
 type logger struct {
 	log    *slog.Logger
 	failed func(error)
+	quiet  bool // connections come and go, and are mended by dialling again
 }
 
 var _ cmtlog.Logger = logger{}
@@ -29,6 +30,9 @@ func (l logger) Warn(msg string, kv ...any) { l.write(slog.LevelInfo, msg, kv) }
 
 func (l logger) Error(msg string, kv ...any) {
 	level := slog.LevelWarn
+	if l.quiet {
+		level = slog.LevelDebug
+	}
 	switch msg {
 	case consensusFailure, "State sync failed", "Failed to bootstrap node with new state", "Failed to store last seen commit", "Failed to switch to block sync":
 		level = slog.LevelError
@@ -42,7 +46,8 @@ func (l logger) Error(msg string, kv ...any) {
 }
 
 func (l logger) With(kv ...any) cmtlog.Logger {
-	return logger{l.log.With(kv...), l.failed}
+	quiet := l.quiet || len(kv) == 2 && kv[0] == "module" && kv[1] == "p2p"
+	return logger{l.log.With(kv...), l.failed, quiet}
 }
 
 // write formats only what is wanted.
