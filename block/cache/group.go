@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"golang.org/x/sys/unix"
 	"lukechampine.com/blake3/guts"
 
 	"zos.internal/block"
@@ -21,6 +22,7 @@ const (
 	groupBytes  = guts.MaxSIMD * guts.ChunkSize // hashed at once
 	sumBytes    = 32
 	groupStride = maxSlots * sumBytes // bytes of the file for a slab
+	aheadBytes  = 128 << 10
 	groupsName  = "groups"
 )
 
@@ -90,7 +92,8 @@ type groupFile struct {
 
 	mu     sync.Mutex
 	file   *os.File
-	failed bool // don't try again
+	failed bool            // don't try again
+	asked  map[uint16]bool // slabs whose sums the kernel was asked to read
 }
 
 func (g *groupFile) open() *os.File {
@@ -125,6 +128,34 @@ func (g *groupFile) forget(slab uint16) {
 	if f := g.open(); f != nil {
 		_ = punch(f, groupPlace(slab, 0), groupStride)
 	}
+}
+
+// ahead asks the kernel for all sums of a slab at its first use: whoever reads at
+// random would else wait for the disk twice, again and again.
+func (g *groupFile) ahead(f *os.File, slab uint16) {
+	g.mu.Lock()
+	asked := g.asked[slab]
+	if !asked {
+		if g.asked == nil {
+			g.asked = map[uint16]bool{}
+		}
+		g.asked[slab] = true
+	}
+	g.mu.Unlock()
+	if asked {
+		return
+	}
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = rc.Control(func(fd uintptr) {
+		for at := int64(0); at < groupStride; at += aheadBytes { // the kernel does no more at once
+			if unix.Fadvise(int(fd), groupPlace(slab, 0)+at, aheadBytes, unix.FADV_WILLNEED) != nil {
+				return
+			}
+		}
+	})
 }
 
 func groupPlace(slab uint16, page int) int64 {
@@ -200,6 +231,7 @@ func (c *Cache) readGroups(s *slot, n block.Name, count int, p []byte, off int) 
 	}
 	from, to := off/groupBytes, (off+len(p)-1)/groupBytes
 	size := min((to+1)*groupBytes, s.size) - from*groupBytes
+	c.groups.ahead(f, s.slab.id)
 	sums := c.bufs.get(count * sumBytes)
 	defer sums.release()
 	if _, err := f.ReadAt(sums.mem[:count*sumBytes], groupPlace(s.slab.id, int(s.page))); err != nil {
