@@ -24,8 +24,8 @@ func needContainers(tb testing.TB) Caps {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if !c.Available || len(c.Sealed) < 3 {
-		tb.Skipf("this machine can't run sealed containers: %+v", c.Missing)
+	if !c.Available || len(c.Sealed) < 3 || !c.IDMap {
+		tb.Skipf("this machine can't run sealed containers with own user ids: %+v", c.Missing)
 	}
 	return c
 }
