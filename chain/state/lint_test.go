@@ -17,7 +17,7 @@ import (
 // files, wires or an order of its own.
 func mayImport() []string {
 	return []string{
-		"cmp", "slices", "strings", "fmt", "math/bits", "encoding/binary",
+		"cmp", "slices", "strings", "fmt", "math/bits", "encoding/binary", "crypto/sha256",
 		"github.com/fxamacker/cbor/v2",
 		"zos.internal/chain", "zos.internal/identity", "zos.internal/internal/canon", "zos.internal/internal/fault",
 	}

@@ -64,13 +64,14 @@ type TxResult struct {
 func (r TxResult) OK() bool { return r.Kind == "" }
 
 // Machine applies blocks to a tree. It keeps nothing but a cache of verified
-// signatures and of bytes it has just read.
+// signatures. It is used by one goroutine at a time.
 type Machine struct {
-	tree Tree
+	tree     Tree
+	verified *verified
 }
 
 // New returns a machine over a tree that has a genesis or will get one.
-func New(tree Tree) *Machine { return &Machine{tree: tree} }
+func New(tree Tree) *Machine { return &Machine{tree: tree, verified: newVerified()} }
 
 // Apply carries out a block. It can't fail: each transaction has its own answer.
 func (m *Machine) Apply(b Block) Result {
@@ -110,15 +111,16 @@ func (m *Machine) Check(wire []byte, b Block) error {
 // block is the work on one block.
 type block struct {
 	Block
-	base  *layer
-	clock int64 // the billing clock
+	base     *layer
+	clock    int64 // the billing clock
+	verified *verified
 }
 
 // begin loads what every transaction of a block shares. The billing clock follows
 // the time of the blocks, by at most maxStep a block: while the chain stands
 // nobody pays.
 func (m *Machine) begin(b Block) *block {
-	blk := &block{Block: b, base: newLayer(m.tree)}
+	blk := &block{Block: b, base: newLayer(m.tree), verified: m.verified}
 	meta := metaOf(blk.base)
 	if step := b.Time - b.Prev; step > maxStep {
 		meta.Gap += step - maxStep

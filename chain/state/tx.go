@@ -163,7 +163,7 @@ func (t *tx) joining() error {
 	if t.Signatures[0].Key != 0 {
 		return fault.Errorf(fault.Invalid, "signature by key %d: who joins signs with key 0", t.Signatures[0].Key)
 	}
-	if err := t.Signatures[0].Verify(key, identity.TagTx, t.Payload); err != nil {
+	if err := t.verified.verify(t.Signatures[0], key, identity.TagTx, t.Payload); err != nil {
 		return err
 	}
 	t.by = actor{role: identity.RoleFull, joins: key}
@@ -184,7 +184,7 @@ func (t *tx) keyOf(p identity.Party, s identity.Signature, tag string, payload [
 		if k.Index != s.Key {
 			continue
 		}
-		if err := s.Verify(k.Key, tag, payload); err != nil {
+		if err := t.verified.verify(s, k.Key, tag, payload); err != nil {
 			return actor{}, fault.Errorf(fault.Of(err), "signature of party %d by key %d: %w", p, s.Key, err)
 		}
 		return actor{party: p, role: k.Role, key: k}, nil
