@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -11,6 +12,15 @@ import (
 	"zos.internal/identity"
 	"zos.internal/internal/clock"
 )
+
+// cpu is the processor time of this process in milliseconds.
+func cpu() float64 {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e6
+}
 
 // BenchmarkCommit is the time from Submit to the answer from a block, one after
 // another.
@@ -20,6 +30,7 @@ func BenchmarkCommit(b *testing.B) {
 	ctx := context.Background()
 	sequence := uint64(0)
 	var took []time.Duration
+	used := cpu()
 	for b.Loop() {
 		sequence++
 		wire := sign(b, faucet, 1, sequence, &chain.Send{To: 1, Amount: 1})
@@ -29,6 +40,7 @@ func BenchmarkCommit(b *testing.B) {
 		}
 		took = append(took, clock.Since(clock.System{}, at))
 	}
+	b.ReportMetric((cpu()-used)/float64(len(took)), "cpu-ms/tx")
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
@@ -53,6 +65,7 @@ func BenchmarkThroughput(b *testing.B) {
 		submit(b, n, sign(b, faucet, 1, uint64(i+1), &chain.Send{To: p, Amount: chain.Credit}))
 		senders = append(senders, &sender{key, p, 0})
 	}
+	var used float64
 	round := func() {
 		var wires [][]byte
 		for range each {
@@ -62,6 +75,7 @@ func BenchmarkThroughput(b *testing.B) {
 			}
 		}
 		b.StartTimer()
+		used -= cpu()
 		var wg sync.WaitGroup
 		for i := range senders {
 			wg.Go(func() {
@@ -77,6 +91,7 @@ func BenchmarkThroughput(b *testing.B) {
 			})
 		}
 		wg.Wait()
+		used += cpu()
 		b.StopTimer()
 	}
 	b.ResetTimer()
@@ -84,5 +99,6 @@ func BenchmarkThroughput(b *testing.B) {
 	for range b.N {
 		round()
 	}
+	b.ReportMetric(used/float64(b.N*parties*each), "cpu-ms/tx")
 	b.ReportMetric(float64(b.N*parties*each)/b.Elapsed().Seconds(), "tx/s")
 }

@@ -203,6 +203,7 @@ func BenchmarkFederation(b *testing.B) {
 	var took []time.Duration
 	count := 0
 	sequences := make([]uint64, parties)
+	used := cpu()
 	b.ResetTimer()
 	for b.Loop() {
 		var wg sync.WaitGroup
@@ -224,6 +225,7 @@ func BenchmarkFederation(b *testing.B) {
 		}
 		wg.Wait()
 	}
+	b.ReportMetric((cpu()-used)/float64(count), "cpu-ms/tx")
 	slices.Sort(took)
 	b.ReportMetric(float64(count)/b.Elapsed().Seconds(), "tx/s")
 	b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "p50-ms")
