@@ -162,9 +162,10 @@ func TestSupport(t *testing.T) {
 		},
 		"a renter arrives between consents": func(v *visit) {
 			first := v.rent(4)
-			v.do(2, consent(v))
+			v.do(4, consent(v))
 			v.do(4, &chain.Cancel{ID: first})
 			v.rent(6)
+			v.do(2, consent(v))
 			v.refuse(fault.Denied, 4, consent(v))
 			v.want(chain.SupportAsked, none)
 			v.do(6, consent(v))
