@@ -2,6 +2,7 @@ package cache
 
 import (
 	"math/bits"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -16,7 +17,15 @@ type buffer struct {
 	mem   []byte
 	refs  atomic.Int32
 	pool  *bufPool
+	arena *arena
 	class int
+}
+
+// arena is a mapping that is cut into buffers of one class.
+type arena struct {
+	mem   []byte // what is mapped
+	bytes int    // of buffers
+	out   int    // buffers in use
 }
 
 func (b *buffer) retain() { b.refs.Add(1) }
@@ -31,18 +40,21 @@ func (b *buffer) release() {
 
 // bufPool has buffers of 4 KiB, 8 KiB … 8 MiB, cut from arenas that are mapped
 // and kept for the next use: on the heap, the collector would let as much again
-// of them pile up, and direct I/O is faster into huge pages.
+// of them pile up, and direct I/O is faster into huge pages. Of arenas that
+// nobody uses idleBytes are kept.
 type bufPool struct {
 	mu     sync.Mutex
 	free   [12][]*buffer
-	arenas [][]byte
+	arenas map[*arena]struct{}
+	idle   int  // bytes of arenas without a buffer in use
 	out    int  // buffers in use
 	closed bool // unmap the arenas when none is
 }
 
 const (
 	hugePage   = 2 << 20
-	arenaBytes = 2 * hugePage
+	arenaBytes = hugePage
+	idleBytes  = 6 << 20
 )
 
 // get returns a buffer of at least n bytes with one reference. Its bytes are
@@ -60,6 +72,9 @@ func (p *bufPool) get(n int) *buffer {
 	b := p.free[class][l]
 	p.free[class] = p.free[class][:l]
 	p.out++
+	if b.arena.out++; b.arena.out == 1 {
+		p.idle -= b.arena.bytes
+	}
 	p.mu.Unlock()
 	b.refs.Store(1)
 	return b
@@ -73,12 +88,17 @@ func (p *bufPool) grow(class int) {
 	if err != nil {
 		panic("cache: out of memory for a buffer: " + err.Error())
 	}
-	p.arenas = append(p.arenas, mem)
+	a := &arena{mem: mem, bytes: total}
+	if p.arenas == nil {
+		p.arenas = map[*arena]struct{}{}
+	}
+	p.arenas[a] = struct{}{}
+	p.idle += total
 	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(mem))) & (hugePage - 1))
 	mem = mem[skip : skip+total]
 	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // a kernel without them works too
 	for at := total - size; at >= 0; at -= size {
-		p.free[class] = append(p.free[class], &buffer{mem: mem[at : at+size : at+size], pool: p, class: class})
+		p.free[class] = append(p.free[class], &buffer{mem: mem[at : at+size : at+size], pool: p, arena: a, class: class})
 	}
 }
 
@@ -87,7 +107,20 @@ func (p *bufPool) put(b *buffer) {
 	defer p.mu.Unlock()
 	p.free[b.class] = append(p.free[b.class], b)
 	p.out--
+	if b.arena.out--; b.arena.out == 0 {
+		if p.idle += b.arena.bytes; p.idle > idleBytes {
+			p.giveBack(b.arena, b.class)
+		}
+	}
 	p.unmap()
+}
+
+// giveBack unmaps an arena that nobody uses. mu is held.
+func (p *bufPool) giveBack(a *arena, class int) {
+	p.free[class] = slices.DeleteFunc(p.free[class], func(b *buffer) bool { return b.arena == a })
+	delete(p.arenas, a)
+	p.idle -= a.bytes
+	_ = unix.Munmap(a.mem)
 }
 
 // close gives the memory back as soon as nobody uses it.
@@ -103,10 +136,10 @@ func (p *bufPool) unmap() {
 	if !p.closed || p.out > 0 {
 		return
 	}
-	for _, mem := range p.arenas {
-		_ = unix.Munmap(mem)
+	for a := range p.arenas {
+		_ = unix.Munmap(a.mem)
 	}
-	p.arenas = nil
+	p.arenas, p.idle = nil, 0
 	clear(p.free[:])
 }
 

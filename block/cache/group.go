@@ -232,17 +232,17 @@ func (c *Cache) readGroups(s *slot, n block.Name, count int, p []byte, off int) 
 	from, to := off/groupBytes, (off+len(p)-1)/groupBytes
 	size := min((to+1)*groupBytes, s.size) - from*groupBytes
 	c.groups.ahead(f, s.slab.id)
-	sums := c.bufs.get(count * sumBytes)
-	defer sums.release()
-	if _, err := f.ReadAt(sums.mem[:count*sumBytes], groupPlace(s.slab.id, int(s.page))); err != nil {
-		return false
-	}
-	if rootOf(sums.mem, count) != n {
-		return false
-	}
-	b := c.bufs.get((to - from + 1) * groupBytes)
-	defer b.release()
 	whole := roundUp(size)
+	// One buffer, of a size that others use, too: each size has its arenas.
+	b := c.bufs.get(max((to-from+1)*groupBytes+count*sumBytes, 64<<10))
+	defer b.release()
+	sums := b.mem[(to-from+1)*groupBytes:][:count*sumBytes]
+	if _, err := f.ReadAt(sums, groupPlace(s.slab.id, int(s.page))); err != nil {
+		return false
+	}
+	if rootOf(sums, count) != n {
+		return false
+	}
 	c.n.readCalls.Add(1)
 	c.n.readBytes.Add(int64(whole))
 	if s.slab.readAt(b.mem[:whole], int64(s.page)*page+int64(from)*groupBytes) != nil {
@@ -253,7 +253,7 @@ func (c *Cache) readGroups(s *slot, n block.Name, count int, p []byte, off int) 
 	}
 	for i := from; i <= to; i++ {
 		at := (i - from) * groupBytes
-		if groupSum((*group)(b.mem[at:]), min(size-at, groupBytes), i) != sumAt(sums.mem, i) {
+		if groupSum((*group)(b.mem[at:]), min(size-at, groupBytes), i) != sumAt(sums, i) {
 			return false
 		}
 	}

@@ -202,3 +202,41 @@ func TestReadPartWithoutSums(t *testing.T) {
 		os.RemoveAll(dir + "/groups")
 	}
 }
+
+// TestIdleMemoryIsBounded holds many buffers of several sizes at once.
+func TestIdleMemoryIsBounded(t *testing.T) {
+	var p bufPool
+	var held []*buffer
+	for i := range 300 {
+		b := p.get(page << (i % 8))
+		b.mem[0], b.mem[len(b.mem)-1] = 1, 1
+		held = append(held, b)
+	}
+	for i, b := range held {
+		if i%2 == 0 {
+			b.release()
+		}
+	}
+	for i, b := range held {
+		if i%2 == 1 {
+			if b.mem[0] != 1 || b.mem[len(b.mem)-1] != 1 {
+				t.Fatal("a buffer lost its bytes when others were given back")
+			}
+			b.release()
+		}
+	}
+	total := 0
+	for a := range p.arenas {
+		total += a.bytes
+	}
+	if total != p.idle || total > idleBytes || total == 0 {
+		t.Errorf("%d bytes are mapped and %d idle after the last release, want the same and at most %d", total, p.idle, idleBytes)
+	}
+	for class, free := range p.free {
+		for _, b := range free {
+			if _, ok := p.arenas[b.arena]; !ok {
+				t.Fatalf("a free buffer of class %d lies in memory that was given back", class)
+			}
+		}
+	}
+}
