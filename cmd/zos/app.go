@@ -120,6 +120,7 @@ func (a *app) root() *cobra.Command {
 		a.initCommand(), a.validateCommand(), a.composeCommand(),
 		a.chainCommand(),
 	)
+	root.AddCommand(a.gridCommands()...)
 	return root
 }
 

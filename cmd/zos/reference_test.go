@@ -33,6 +33,7 @@ done, 130 interrupted; ` + "`zos run`" + ` passes on the code of the program tha
 
 `)
 	fmt.Fprintf(&b, "```\n%s```\n", root.PersistentFlags().FlagUsages())
+	fmt.Fprintf(&b, "\n## Flags of commands about the agreement\n\n`zos twin`, `credit`, `farm`, `node`, `contract`, `group`, `proposal`, `support`,\n`publisher`, `release`, `govern` and `tx` take these too:\n\n```\n%s```\n", a.gridCommands()[0].PersistentFlags().FlagUsages())
 	reference(&b, root)
 	const path = "../../docs/reference/cli.md"
 	if *update {
