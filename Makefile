@@ -9,8 +9,9 @@ export CGO_ENABLED ?= 0
 build: ## bin/zos
 	$(GO) build -trimpath -o bin/zos ./cmd/zos
 
-run: setup-run build ## build a Debian image with nginx, serve, mount and run it
-	$(GO) run ./examples/web -zos bin/zos
+run: setup-run build ## build a Debian image with nginx, serve, mount and run it; agree on a contract
+	$(GO) build -trimpath -o bin/agreement ./examples/agreement
+	$(GO) run ./examples/web -zos bin/zos -then bin/agreement
 
 test: setup build bin/versitygw check ## everything that this machine can run
 	$(GO) run ./test/summary -zos bin/zos

@@ -17,6 +17,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	zos := flags.String("zos", "bin/zos", "the zos program")
 	dir := flags.String("dir", "/var/tmp/zos-example-web", "directory for everything; removed at the end")
+	then := flags.String("then", "", "a program to run when the table is shown, before serving on")
 	rootfs := flags.String("rootfs", "", "tar of a Debian root with nginx; empty: make one with mmdebstrap")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -50,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "error: mounting and containers need root; run: sudo make run")
 		return 4
 	}
-	j := &job{stdout: stdout, stderr: stderr, clock: clock.System{}, dir: *dir, rootfs: *rootfs}
+	j := &job{stdout: stdout, stderr: stderr, clock: clock.System{}, dir: *dir, rootfs: *rootfs, then: *then}
 	var err error
 	if j.zos, err = filepath.Abs(*zos); err == nil {
 		err = j.run(ctx)
@@ -71,6 +73,7 @@ type job struct {
 	clock          clock.Clock
 	zos, dir       string
 	rootfs         string
+	then           string
 
 	stops []func() error // undone in reverse order
 }
@@ -138,6 +141,16 @@ func (j *job) run(ctx context.Context) (err error) {
 		return err
 	}
 	j.table(&r)
+	if j.then != "" {
+		fmt.Fprintln(j.stdout)
+		cmd := exec.CommandContext(ctx, j.then)
+		cmd.Stdout, cmd.Stderr = j.stdout, j.stderr
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.WaitDelay = 20 * time.Second
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s: %w", j.then, err)
+		}
+	}
 	if f, ok := j.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		fmt.Fprintf(j.stdout, "\nserving http://%s/ until Ctrl-C; the hub's pages are at %s\n", r.served, hub.direct)
 		<-ctx.Done()
