@@ -45,6 +45,7 @@ func dependencies() []dependency {
 		{"github.com/santhosh-tekuri/jsonschema/v6", "tests: a second opinion on the JSON Schema of deployments"},
 		{"go.yaml.in/yaml/v3", "YAML of deployments with line numbers"},
 		{"golang.org/x/crypto", "BLAKE2b of .fl images; Argon2id and ChaCha20-Poly1305 of key files"},
+		{"golang.org/x/net", "a listener that bounds its connections"},
 		{"golang.org/x/sync", "bounded groups of goroutines"},
 		{"golang.org/x/sys", "mounts, FUSE, fanotify, namespaces"},
 		{"golang.org/x/term", "is this a terminal"},

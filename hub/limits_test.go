@@ -2,7 +2,6 @@ package hub
 
 import (
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -43,58 +42,6 @@ func TestDeadlinesFollowTheBytes(t *testing.T) {
 	}
 	if rec.bytes != 50*minRate || rec.status != 200 {
 		t.Errorf("the log would say %d with %d bytes", rec.status, rec.bytes)
-	}
-}
-
-func TestCappedListener(t *testing.T) {
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := newCapped(inner, 1)
-	dial := func() {
-		c, err := net.Dial("tcp", inner.Addr().String())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		t.Cleanup(func() { c.Close() })
-	}
-	dial()
-	dial()
-	first, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(l.slots) != 1 {
-		t.Fatalf("%d slots are taken, want 1", len(l.slots))
-	}
-	second := make(chan error, 1)
-	go func() {
-		c, err := l.Accept()
-		if err == nil {
-			c.Close()
-		}
-		second <- err
-	}()
-	select {
-	case err := <-second:
-		t.Fatalf("a second connection was accepted beside the first: %v", err)
-	default:
-	}
-	first.Close()
-	first.Close() // twice frees one slot
-	if err := <-second; err != nil {
-		t.Errorf("Accept after the first ended = %v", err)
-	}
-	l.slots <- struct{}{} // full: Close must end a waiting Accept
-	third := make(chan error, 1)
-	go func() { _, err := l.Accept(); third <- err }()
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-third; err == nil {
-		t.Error("Accept of a closed listener = nil, want an error")
 	}
 }
 

@@ -7,8 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
+
+	"golang.org/x/net/netutil"
 
 	"zos.internal/internal/fault"
 )
@@ -16,7 +17,7 @@ import (
 const (
 	defaultListen = "127.0.0.1:8480"
 	maxHeader     = 16 << 10
-	maxConns      = 4096
+	maxConns      = 4096 // at a time; further ones wait in the kernel's queue
 	graceful      = 20 * time.Second
 )
 
@@ -78,7 +79,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, tlsConfig *tls.Confi
 		defer close(collector)
 		s.collectEvery(ctx)
 	}()
-	l = newCapped(l, maxConns)
+	l = netutil.LimitListener(l, maxConns)
 	served := make(chan error, 1)
 	go func() {
 		if tlsConfig != nil {
@@ -122,46 +123,4 @@ func (s *Server) collectEvery(ctx context.Context) {
 			s.log.ErrorContext(ctx, "collection failed", "error", err)
 		}
 	}
-}
-
-// capped accepts no more than so many connections at a time; further ones wait
-// in the kernel's queue until one ends.
-type capped struct {
-	net.Listener
-	slots chan struct{}
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newCapped(l net.Listener, n int) *capped {
-	return &capped{Listener: l, slots: make(chan struct{}, n), done: make(chan struct{})}
-}
-
-func (c *capped) Accept() (net.Conn, error) {
-	select {
-	case c.slots <- struct{}{}:
-	case <-c.done:
-		return nil, net.ErrClosed
-	}
-	conn, err := c.Listener.Accept()
-	if err != nil {
-		<-c.slots
-		return nil, err
-	}
-	return &cappedConn{Conn: conn, free: sync.OnceFunc(func() { <-c.slots })}, nil
-}
-
-func (c *capped) Close() error {
-	c.once.Do(func() { close(c.done) })
-	return c.Listener.Close()
-}
-
-type cappedConn struct {
-	net.Conn
-	free func()
-}
-
-func (c *cappedConn) Close() error {
-	defer c.free()
-	return c.Conn.Close()
 }

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/netutil"
+
 	"zos.internal/chain"
 	"zos.internal/internal/fault"
 )
@@ -18,6 +20,7 @@ import (
 // Limits of the server.
 const (
 	maxHeader   = 16 << 10
+	maxConns    = 2048             // at a time; further ones wait in the kernel's queue
 	submitWait  = 10 * time.Second // for a transaction to be in a block
 	proofWait   = 5 * time.Second  // for the header that proves a state
 	maxStreams  = 256              // clients that follow events
@@ -151,7 +154,7 @@ func (n *Node) serve(ctx context.Context, l net.Listener, ready func(n *Node, ur
 		ErrorLog:          slog.NewLogLogger(n.cfg.Log.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(newCapped(l, maxConns)) }()
+	go func() { served <- srv.Serve(netutil.LimitListener(l, maxConns)) }()
 	url := "http://" + l.Addr().String()
 	n.cfg.Log.InfoContext(ctx, "chain is serving", "url", url, "chain", n.Chain(), "height", n.tree.Height())
 	if ready != nil {
