@@ -55,6 +55,7 @@ const (
 	hugePage   = 2 << 20
 	arenaBytes = hugePage
 	idleBytes  = 6 << 20
+	hugeFrom   = 128 << 10 // bytes of a buffer
 )
 
 // get returns a buffer of at least n bytes with one reference. Its bytes are
@@ -96,7 +97,11 @@ func (p *bufPool) grow(class int) {
 	p.idle += total
 	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(mem))) & (hugePage - 1))
 	mem = mem[skip : skip+total]
-	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // a kernel without them works too
+	advice := unix.MADV_HUGEPAGE
+	if size < hugeFrom {
+		advice = unix.MADV_NOHUGEPAGE // just what is touched takes memory
+	}
+	_ = unix.Madvise(mem, advice) // a kernel without them works too
 	for at := total - size; at >= 0; at -= size {
 		p.free[class] = append(p.free[class], &buffer{mem: mem[at : at+size : at+size], pool: p, arena: a, class: class})
 	}
