@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	"zos.internal/chain"
 	"zos.internal/chain/client"
 	"zos.internal/identity"
+	"zos.internal/internal/atomicfile"
 	"zos.internal/internal/fault"
 )
 
@@ -160,12 +164,52 @@ func (g *grid) id(ctx context.Context) (string, error) {
 		if !validChain(s.Chain) {
 			return "", fault.Errorf(fault.Invalid, "chain server %s says it is of chain %.60q, which is no id of a chain", g.c.Server(), s.Chain)
 		}
+		if err := g.known(s.Chain); err != nil {
+			return "", err
+		}
 		g.status = &s
 	}
 	if g.o.chain != "" && g.o.chain != g.status.Chain {
 		return "", fault.Errorf(fault.Denied, "chain server %s is of chain %s, --chain says %.60s; name a server of that chain", g.c.Server(), g.status.Chain, g.o.chain)
 	}
 	return g.status.Chain, nil
+}
+
+// serversFile remembers of which chain a server was when something was signed
+// for it: a server that changes its mind wants a signature for another chain.
+func (g *grid) serversFile() string { return filepath.Join(g.a.dataDir(), "trust", "servers.json") }
+
+func (g *grid) servers() (map[string]string, error) {
+	all := make(map[string]string)
+	if err := readJSON(g.serversFile(), 1<<20, &all); err != nil && !errors.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	return all, nil
+}
+
+func (g *grid) known(id string) error {
+	all, err := g.servers()
+	if was := all[g.c.Server()]; err == nil && was != "" && was != id && g.o.chain != id {
+		err = fault.Errorf(fault.Denied, "chain server %s was of chain %s when you signed for it, now it says %s; if that is right give --chain %s", g.c.Server(), was, id, id)
+	}
+	return err
+}
+
+// remember notes the chain of a server for which something is signed.
+func (g *grid) remember() error {
+	all, err := g.servers()
+	if err != nil || all[g.c.Server()] == g.status.Chain {
+		return err
+	}
+	all[g.c.Server()] = g.status.Chain
+	b, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(g.serversFile()), 0o700); err != nil {
+		return fault.Errorf(fault.Of(err), "remember the chain of the server: %w", err)
+	}
+	return atomicfile.Write(g.serversFile(), b, 0o600)
 }
 
 func validChain(id string) bool {

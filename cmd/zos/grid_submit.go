@@ -77,6 +77,9 @@ func (g *grid) sign(ctx context.Context, body chain.Body, index uint32, ms []cha
 	}
 	body.Sponsor = identity.Party(g.o.sponsor)
 	body.Expires = g.a.clock.Now().Add(g.o.expires).Unix()
+	if err := g.remember(); err != nil {
+		return err
+	}
 	wire, err := chain.Sign(body, chain.Signer{Index: index, Key: k.Sign})
 	if err != nil {
 		return err
