@@ -13,6 +13,7 @@ const (
 	MaxKeepDays = 7                // days that data is kept after the end
 	MaxMembers  = 254              // nodes of a network
 	MaxOnNode   = 1024             // live contracts of a node
+	MaxNetworks = 512              // of them networks, which anybody may list on a node
 	MaxFuture   = 10 * 366 * 86400 // seconds that a contract may run
 )
 

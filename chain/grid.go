@@ -14,6 +14,7 @@ type Terms struct {
 	NoticeDays uint32 `cbor:"3,keyasint,omitempty" json:"notice_days,omitempty"`   // notice before a reclaim, at least 7 (shared) or 30 (rented)
 	Spare      uint32 `cbor:"4,keyasint,omitempty" json:"spare_ppm,omitempty"`     // power policy: capacity that stays awake
 	WakeFrom   uint32 `cbor:"5,keyasint,omitempty" json:"wake_from,omitempty"`     // power policy: minute of the day at which all nodes wake
+	Share      uint32 `cbor:"6,keyasint,omitempty" json:"share_ppm,omitempty"`     // the most of its earnings that a contract may give to others
 }
 
 func (t Terms) check() error {
@@ -24,6 +25,8 @@ func (t Terms) check() error {
 		return fault.Errorf(fault.Invalid, "terms.notice_days %d: at most 365", t.NoticeDays)
 	case t.Spare > Million:
 		return fault.Errorf(fault.Invalid, "terms.spare_ppm %d: at most %d", t.Spare, Million)
+	case t.Share > Million:
+		return fault.Errorf(fault.Invalid, "terms.share_ppm %d: at most %d", t.Share, Million)
 	case t.WakeFrom >= 1440:
 		return fault.Errorf(fault.Invalid, "terms.wake_from %d: a minute of the day, 0 to 1439", t.WakeFrom)
 	}

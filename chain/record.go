@@ -114,7 +114,12 @@ type Load struct {
 	Rent      identity.ContractID `cbor:"4,keyasint,omitempty" json:"rent,omitempty"`
 	Offline   int64               `cbor:"5,keyasint,omitempty" json:"offline,omitempty"`       // seconds of the billing clock that it was offline, up to OfflineAt
 	OfflineAt int64               `cbor:"6,keyasint,omitempty" json:"offline_since,omitempty"` // billing clock at which it went offline; 0: it is online
+	Networks  uint32              `cbor:"7,keyasint,omitempty" json:"networks,omitempty"`      // of the live contracts, which anybody may list here
 }
+
+// Deployments are the contracts for which the node has to be awake: all but
+// networks.
+func (l *Load) Deployments() uint32 { return l.Contracts - l.Networks }
 
 // OfflineUntil is the sum of its offline seconds at a moment of the billing clock.
 func (l *Load) OfflineUntil(clock int64) int64 {
@@ -206,6 +211,11 @@ type Contract struct {
 	Usage    int64               `cbor:"24,keyasint,omitempty" json:"usage,omitempty"`  // end of the last usage report
 	Owner    identity.Party      `cbor:"25,keyasint" json:"owner"`
 	IPs      []string            `cbor:"26,keyasint,omitempty" json:"ips,omitempty"` // public addresses that it holds
+	// What the farm promised when the contract was made or updated: prices of the
+	// next version, bytes a second that can be billed, days of notice.
+	NextPrices *Prices `cbor:"27,keyasint,omitempty" json:"next_prices,omitempty"`
+	Link       uint64  `cbor:"28,keyasint,omitempty" json:"link_speed,omitempty"`
+	Notice     uint32  `cbor:"29,keyasint,omitempty" json:"notice_days,omitempty"`
 }
 
 // Live says whether the contract reserves and costs something.

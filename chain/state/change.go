@@ -59,12 +59,12 @@ func (t *tx) moveMembers(c *chain.Contract, next chain.Version) error {
 	c.Agreed = next
 	for _, n := range old {
 		if !slices.Contains(next.Members, n) {
-			t.unlist(n, c.ID)
+			t.unlist(n, c)
 		}
 	}
 	for _, n := range next.Members {
 		if !slices.Contains(old, n) {
-			if err := t.enlist(n, entryOf(c)); err != nil {
+			if err := t.enlist(n, c); err != nil {
 				return err
 			}
 		}
@@ -108,8 +108,9 @@ func (t *tx) prepare(c *chain.Contract, next chain.Version, wait uint32) error {
 	if wait != 0 {
 		c.Wait = wait
 	}
-	c.Next, c.Deadline = &next, t.Time+int64(c.Wait)
-	if n.Power == chain.PowerStandby {
+	c.Next, c.NextPrices, c.Deadline = &next, &after.Prices, t.Time+int64(c.Wait)
+	c.Link = linkOf(n)
+	if asleep(n) {
 		c.Deadline = t.Time + wakeDeadline
 		t.wake(n, true)
 	}
@@ -159,11 +160,11 @@ func (t *tx) reportNext(c *chain.Contract, o chain.Outcome) error {
 		if err != nil {
 			return err
 		}
-		c.Agreed, c.Next, c.Deadline = *c.Next, nil, 0
-		c.Prices, c.Warned = pricesFor(f, t.load(c.Node).Rent != 0), 0
+		c.Agreed, c.Prices, c.Next, c.NextPrices = *c.Next, *c.NextPrices, nil, nil
+		c.Deadline, c.Warned = 0, 0
 		t.freeIPs(f.ID, c, int(c.Agreed.Capacity.IPv4))
 		t.refit(c)
-		return t.hold(c, holding(c))
+		return t.hold(c, t.holding(c))
 	case chain.OutcomeFailed:
 		return t.restore(c)
 	}
@@ -171,9 +172,11 @@ func (t *tx) reportNext(c *chain.Contract, o chain.Outcome) error {
 }
 
 // holding is what a contract reserves in its state: paid-for processors and
-// memory while it runs, disks and addresses while it is suspended.
-func holding(c *chain.Contract) chain.Capacity {
-	if c.State == chain.StateSuspended && c.Reason != chain.ReasonStopped {
+// memory while it runs and for an hour after its funds, disks and addresses while
+// it is suspended.
+func (w *work) holding(c *chain.Contract) chain.Capacity {
+	paid := c.Reason == chain.ReasonStopped || c.Reason == chain.ReasonFunds && w.clock < c.Money.Sold
+	if c.State == chain.StateSuspended && !paid {
 		return c.Agreed.Capacity.Storage()
 	}
 	return c.Agreed.Capacity
@@ -182,12 +185,12 @@ func holding(c *chain.Contract) chain.Capacity {
 // restore brings the running version back into force.
 func (w *work) restore(c *chain.Contract) error {
 	failed := c.Next.Version
-	c.Next, c.Deadline = nil, 0
+	c.Next, c.NextPrices, c.Deadline = nil, nil, 0
 	if n, err := w.node(c.Node); err == nil {
 		w.freeIPs(n.Farm, c, int(c.Agreed.Capacity.IPv4))
 	}
 	w.emit(chain.Event{Type: "contract.restored", Contract: c.ID, Node: c.Node, Party: c.Owner, Version: uint64(failed)})
-	return w.hold(c, holding(c))
+	return w.hold(c, w.holding(c))
 }
 
 func (w *work) farmOf(c *chain.Contract) (*chain.Farm, error) {
@@ -217,7 +220,7 @@ func (t *tx) pause(by actor, m *chain.Pause) error {
 	}
 	t.settle(c, t.clock)
 	t.suspend(c, chain.ReasonOwner, t.clock)
-	if err := t.hold(c, holding(c)); err != nil {
+	if err := t.hold(c, t.holding(c)); err != nil {
 		return err
 	}
 	c.Warned = 0
@@ -280,6 +283,7 @@ func (t *tx) topUp(by actor, m *chain.TopUp) error {
 		if f, err := t.farmOf(c); err == nil {
 			after := *c
 			after.Prices = pricesFor(f, t.load(c.Node).Rent != 0)
+			after.Prices.Egress = min(after.Prices.Egress, c.Prices.Egress) // which no rate bounds
 			if needRate(&after, c.Agreed.MaxRate) == nil {
 				c.Prices = after.Prices
 				t.refit(c)
@@ -320,7 +324,7 @@ func (t *tx) reclaim(by actor, m *chain.Reclaim) error {
 	if t.load(c.Node).Rent != 0 {
 		days = 30
 	}
-	days = max(days, int64(f.Terms.NoticeDays))
+	days = max(days, int64(f.Terms.NoticeDays), int64(c.Notice)) // a promise isn't taken back
 	if m.At != 0 && m.At < t.Time+days*86400 {
 		return fault.Errorf(fault.Invalid, "at %d: the notice is %d days, so %d at the earliest", m.At, days, t.Time+days*86400)
 	}

@@ -70,7 +70,7 @@ func (t *tx) future(expires int64) error {
 // open stores a new contract.
 func (t *tx) open(c *chain.Contract) error {
 	for _, n := range nodesOf(c) {
-		if err := t.enlist(n, entryOf(c)); err != nil {
+		if err := t.enlist(n, c); err != nil {
 			return err
 		}
 	}
@@ -135,12 +135,20 @@ func (t *tx) place(id identity.Party) (*chain.Node, *chain.Farm, error) {
 
 // pricesFor are the prices of a node contract: in a rented node only what the
 // rent doesn't hold.
-func pricesFor(f *chain.Farm, rented bool) chain.Prices {
-	p := f.Terms.Prices
-	if rented {
-		p = chain.Prices{IPv4: p.IPv4, IPv6: p.IPv6, Egress: p.Egress}
+func pricesFor(f *chain.Farm, inRent bool) chain.Prices {
+	if inRent {
+		return rented(f.Terms.Prices)
 	}
-	return p
+	return f.Terms.Prices
+}
+
+func rented(p chain.Prices) chain.Prices {
+	return chain.Prices{IPv4: p.IPv4, IPv6: p.IPv6, Egress: p.Egress}
+}
+
+// asleep says whether a node sleeps or is about to.
+func asleep(n *chain.Node) bool {
+	return n.Power == chain.PowerStandby || n.Target == chain.PowerDown
 }
 
 // needRate wants the rate within what the owner agreed to.
@@ -173,12 +181,18 @@ func (t *tx) createNodeContract(by actor, m *chain.CreateNodeContract) error {
 	case rent == 0 && len(m.Capacity.GPU) > 0:
 		return fault.Errorf(fault.Denied, "capacity.gpu: a GPU is used on a rented node only; rent node %d first", m.Node)
 	}
+	var shares uint32
 	for i, s := range m.Split {
 		if _, err := t.needParty(s.Party); err != nil {
 			return fault.Errorf(fault.Of(err), "split[%d]: %w", i, err)
 		}
+		shares += s.PPM
+	}
+	if shares > f.Terms.Share {
+		return fault.Errorf(fault.Denied, "split: %d ppm for others than farm %d, which gives away at most %d", shares, f.ID, f.Terms.Share)
 	}
 	c.State, c.Node, c.Split, c.KeepDays = chain.StateCreated, m.Node, m.Split, m.KeepDays
+	c.Link, c.Notice = linkOf(n), f.Terms.NoticeDays
 	c.Prices = pricesFor(f, rent != 0)
 	if err := needRate(c, m.MaxRate); err != nil {
 		return err
@@ -197,7 +211,7 @@ func (t *tx) createNodeContract(by actor, m *chain.CreateNodeContract) error {
 		c.Wait = usualDeadline
 	}
 	c.Deadline = t.Time + int64(c.Wait)
-	if n.Power == chain.PowerStandby {
+	if asleep(n) {
 		c.Deadline = t.Time + wakeDeadline
 		t.wake(n, true)
 	}
@@ -220,12 +234,18 @@ func (t *tx) createRentContract(by actor, m *chain.CreateRentContract) error {
 	if l.Rent != 0 {
 		return fault.Errorf(fault.Conflict, "node %d is rented already (contract %s)", m.Node, l.Rent)
 	}
-	entries := t.list(m.Node)
-	for _, e := range entries {
-		if e.Contract.Owner() != by.party {
-			return fault.Errorf(fault.Conflict, "node %d has a contract of party %d; a whole node must be empty, or hold only your contracts", m.Node, e.Contract.Owner())
+	var inside []*chain.Contract
+	for _, e := range t.list(m.Node) {
+		inner := t.contract(e.Contract)
+		if inner.Kind != chain.KindNode {
+			continue // a network holds nothing, and anybody may list it
 		}
+		if inner.Owner != by.party {
+			return fault.Errorf(fault.Conflict, "node %d has a contract of party %d; a whole node must be empty, or hold only your contracts", m.Node, inner.Owner)
+		}
+		inside = append(inside, inner)
 	}
+	c.Notice = f.Terms.NoticeDays
 	c.Node, c.Flat, c.Agreed.Capacity = m.Node, n.Machine.Extra, n.Machine.Capacity
 	c.Prices = dedicated(f.Terms)
 	if err := needRate(c, m.MaxRate); err != nil {
@@ -236,16 +256,17 @@ func (t *tx) createRentContract(by actor, m *chain.CreateRentContract) error {
 	}
 	l.Rent = c.ID
 	t.putLoad(m.Node, l)
-	for _, e := range entries { // the rent pays for what they hold
-		if inner := t.contract(e.Contract); inner.Kind == chain.KindNode {
-			t.settle(inner, t.clock)
-			inner.Prices = pricesFor(f, true)
-			t.refit(inner)
-			t.schedule(inner)
-			t.putContract(inner)
+	for _, inner := range inside { // the rent pays for what they hold
+		t.settle(inner, t.clock)
+		inner.Prices = rented(inner.Prices)
+		if inner.NextPrices != nil {
+			*inner.NextPrices = rented(*inner.NextPrices)
 		}
+		t.refit(inner)
+		t.schedule(inner)
+		t.putContract(inner)
 	}
-	if n.Power == chain.PowerStandby {
+	if asleep(n) {
 		t.wake(n, true)
 	}
 	t.rentArrived(m.Node, by.party)
@@ -300,7 +321,7 @@ func (w *work) close(c *chain.Contract, why chain.Reason, at int64) {
 	w.give(c.Owner, refund)
 	m.Escrow, m.Grace, m.Keep, m.Remainder = 0, 0, 0, 0
 	for _, n := range nodesOf(c) {
-		w.unlist(n, c.ID)
+		w.unlist(n, c)
 	}
 	if err := w.hold(c, chain.Capacity{}); err != nil {
 		panic("state: giving capacity back: " + err.Error())
@@ -310,7 +331,7 @@ func (w *work) close(c *chain.Contract, why chain.Reason, at int64) {
 			w.freeIPs(n.Farm, c, 0)
 		}
 	}
-	c.State, c.Reason, c.Closed, c.Next, c.Deadline, c.Reclaim = chain.StateClosed, why, w.Time, nil, 0, 0
+	c.State, c.Reason, c.Closed, c.Next, c.NextPrices, c.Deadline, c.Reclaim = chain.StateClosed, why, w.Time, nil, nil, 0, 0
 	w.requeue(chain.BillingQueue, &c.Queued, 0, uint64(c.ID))
 	w.requeue(chain.DateQueue, &c.Dated, 0, uint64(c.ID))
 	w.l.set(string(chain.QueueKey(chain.ClosedQueue, w.Time+30*86400, uint64(c.ID))), []byte{1})
@@ -318,7 +339,12 @@ func (w *work) close(c *chain.Contract, why chain.Reason, at int64) {
 	w.emit(chain.Event{Type: "contract.closed", Contract: c.ID, Node: c.Node, Party: c.Owner, Reason: string(why), Amount: refund})
 	switch c.Kind {
 	case chain.KindName:
-		h := chain.NameHolder{Owner: c.Owner, Until: w.Time + 7*86400, Queue: uint64(c.ID)}
+		// Kept for as long as it was paid for, so that nobody collects names for nothing.
+		h := chain.NameHolder{Owner: c.Owner, Until: w.Time + min(7*86400, w.Time-c.Created), Queue: uint64(c.ID)}
+		if h.Until == w.Time {
+			drop(w.l, chain.NameKey(c.Name))
+			return
+		}
 		put(w.l, chain.NameKey(c.Name), &h)
 		w.l.set(string(chain.QueueKey(chain.NameQueue, h.Until, h.Queue)), []byte(c.Name))
 	case chain.KindRent:

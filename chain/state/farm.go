@@ -71,6 +71,10 @@ func (t *tx) addIPs(by actor, m *chain.AddIPs) error {
 		if there {
 			return fault.Errorf(fault.Conflict, "ips: farm %d has %s already", f.ID, ip.Address)
 		}
+		alone, _, _ := strings.Cut(ip.Address, "/")
+		if near := slices.IndexFunc(f.IPs, func(o chain.FarmIP) bool { return strings.HasPrefix(o.IP.Address, alone+"/") }); near >= 0 {
+			return fault.Errorf(fault.Conflict, "ips: farm %d has %s already, as %s", f.ID, ip.Address, f.IPs[near].IP.Address)
+		}
 		f.IPs = slices.Insert(f.IPs, i, chain.FarmIP{IP: ip})
 	}
 	if len(f.IPs) > chain.MaxIPs {

@@ -76,8 +76,14 @@ func (g Genesis) check() error {
 	if int(g.Governance) > len(g.Parties) {
 		return fault.Errorf(fault.Invalid, "governance %d: there are %d parties", g.Governance, len(g.Parties))
 	}
-	if g.Governance == 0 && (g.Params.Protocol > 0 || len(g.Params.Fees) > 0) && g.Params.Treasury == 0 {
-		return fault.Errorf(fault.Invalid, "params: fees and shares need a treasury or a governance party")
+	p := &g.Params
+	if g.Governance == 0 && (p.Protocol > 0 || len(p.Fees) > 0 || p.NetworkRate > 0 || p.NameRate > 0) && p.Treasury == 0 {
+		return fault.Errorf(fault.Invalid, "params: fees, shares and rates need a treasury or a governance party")
+	}
+	for _, who := range append([]identity.Party{p.Treasury, p.Arbiter}, p.Auditors...) {
+		if int(who) > len(g.Parties) {
+			return fault.Errorf(fault.Invalid, "params: treasury, arbiter or auditor %d: there are %d parties", who, len(g.Parties))
+		}
 	}
 	return g.Params.Check()
 }

@@ -104,11 +104,18 @@ func (a *audit) nodes() {
 		if len(entries) != a.listed[n.ID] || len(entries) != int(l.Contracts) {
 			a.found("node %d lists %d contracts and counts %d, there are %d", n.ID, len(entries), l.Contracts, a.listed[n.ID])
 		}
+		networks := 0
 		for _, e := range entries {
 			c := w.contract(e.Contract)
+			if c != nil && c.Kind == chain.KindNetwork {
+				networks++
+			}
 			if c == nil || !slices.Contains(nodesOf(c), n.ID) || entryOf(c) != e {
 				a.found("node %d lists %+v, which is not so", n.ID, e)
 			}
+		}
+		if networks != int(l.Networks) {
+			a.found("node %d lists %d networks and counts %d", n.ID, networks, l.Networks)
 		}
 		if l.Rent != 0 {
 			if c := w.contract(l.Rent); c == nil || !c.Live() || c.Kind != chain.KindRent || c.Node != n.ID {

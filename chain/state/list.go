@@ -37,13 +37,20 @@ func (w *work) list(n identity.Party) []chain.ListEntry {
 }
 
 // enlist adds a contract to a node's list.
-func (w *work) enlist(n identity.Party, e chain.ListEntry) error {
+func (w *work) enlist(n identity.Party, c *chain.Contract) error {
+	w.lists++
 	l := w.load(n)
+	if c.Kind == chain.KindNetwork {
+		if l.Networks >= chain.MaxNetworks {
+			return fault.Errorf(fault.Exhausted, "node %d has %d networks, no more are possible", n, l.Networks)
+		}
+		l.Networks++
+	}
 	if l.Contracts >= chain.MaxOnNode {
 		return fault.Errorf(fault.Exhausted, "node %d has %d live contracts, no more are possible", n, l.Contracts)
 	}
 	page := int(l.Contracts) / chain.PageSize
-	w.putPage(n, page, append(w.page(n, page), e))
+	w.putPage(n, page, append(w.page(n, page), entryOf(c)))
 	l.Contracts++
 	l.Pages = pages(l.Contracts)
 	w.putLoad(n, l)
@@ -54,7 +61,8 @@ func pages(entries uint32) uint32 { return (entries + chain.PageSize - 1) / chai
 
 // find is the place of a contract in a node's list.
 func (w *work) find(n identity.Party, id identity.ContractID) (page, at int, entries []chain.ListEntry) {
-	for page := range int(w.load(n).Pages) {
+	w.lists++
+	for page := int(w.load(n).Pages) - 1; page >= 0; page-- { // what is new changes most
 		entries := w.page(n, page)
 		for at, e := range entries {
 			if e.Contract == id {
@@ -78,9 +86,12 @@ func (w *work) relist(c *chain.Contract) {
 }
 
 // unlist takes a contract from a node's list.
-func (w *work) unlist(n identity.Party, id identity.ContractID) {
-	page, at, entries := w.find(n, id)
+func (w *work) unlist(n identity.Party, c *chain.Contract) {
+	page, at, entries := w.find(n, c.ID)
 	l := w.load(n)
+	if c.Kind == chain.KindNetwork {
+		l.Networks--
+	}
 	l.Contracts--
 	last := int(l.Contracts) / chain.PageSize
 	tail := entries

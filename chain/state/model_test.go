@@ -100,7 +100,7 @@ func (l *ledger) second(clock int64) {
 }
 
 // dates does what is due by the calendar.
-func (l *ledger) dates(now int64) {
+func (l *ledger) dates(now, clock int64) {
 	for _, id := range l.order {
 		d := l.deals[id]
 		if d.deadline == 0 || d.deadline > now || d.state == "ended" {
@@ -111,18 +111,24 @@ func (l *ledger) dates(now int64) {
 		case d.state == "created":
 			l.end(d)
 		case d.next:
-			l.back(d)
+			l.back(d, clock)
 		}
 	}
 }
 
-// back gives up an update.
-func (l *ledger) back(d *deal) {
-	d.next = false
-	want := d.cpu
-	if d.state == "paused" || d.state == "broke" {
-		want = 0
+// keeps is the processors that a deal keeps: for an hour after its funds they are
+// paid for.
+func (d *deal) keeps(clock int64) uint64 {
+	if d.state == "paused" || d.state == "broke" && clock >= d.sold {
+		return 0
 	}
+	return d.cpu
+}
+
+// back gives up an update.
+func (l *ledger) back(d *deal, clock int64) {
+	d.next = false
+	want := d.keeps(clock)
 	l.free[d.node] += d.held - want
 	d.held = want
 }
@@ -211,7 +217,7 @@ func runModel(t *testing.T, rt *rapid.T) {
 		for s := int64(1); s <= min(seconds, maxStep); s++ {
 			l.second(from + s)
 		}
-		l.dates(g.now + seconds)
+		l.dates(g.now+seconds, from+min(seconds, maxStep))
 		return g.after(seconds, txs...)
 	}
 	try := func(p identity.Party, m chain.Message) bool { return tick(1, g.sign(p, m)).Txs[0].OK() }
@@ -237,7 +243,7 @@ func runModel(t *testing.T, rt *rapid.T) {
 		var w bool
 		from := g.now - metaOf(newLayer(g.tree)).Gap
 		l.second(from + 1)
-		l.dates(g.now + 1)
+		l.dates(g.now+1, from+1)
 		w = want()
 		r := g.after(1, wire).Txs[0]
 		if r.OK() != w {
@@ -393,16 +399,14 @@ func runModel(t *testing.T, rt *rapid.T) {
 					return false
 				}
 				d.deadline = 0
+				clock := g.now + 1 - metaOf(newLayer(g.tree)).Gap
 				if !ok {
-					l.back(d)
+					l.back(d, clock)
 					return true
 				}
 				d.cpu, d.version, d.next = d.nextCPU, d.highest, false
 				l.tune(d)
-				want := d.cpu
-				if d.state == "broke" {
-					want = 0
-				}
+				want := d.keeps(clock)
 				l.free[d.node] += d.held - want
 				d.held = want
 				return true

@@ -20,7 +20,7 @@ const (
 func rates(c *chain.Contract) (full, storage uint64) {
 	full = chain.AddCap(c.Prices.Rate(c.Agreed.Capacity), c.Flat)
 	storage = c.Prices.Rate(c.Agreed.Capacity.Storage())
-	if c.Kind == chain.KindNetwork || c.Kind == chain.KindName {
+	if c.Kind != chain.KindNode { // a name, a network or a whole node is held as a whole
 		storage = full
 	}
 	return full, storage

@@ -94,14 +94,20 @@ func (t *tx) deregisterNode(by actor, m *chain.DeregisterNode) error {
 		return fault.Errorf(fault.Denied, "node %d belongs to farm %d of party %d", n.ID, f.ID, f.Owner)
 	}
 	load := t.load(n.ID)
-	if load.Contracts > 0 && !governs {
-		return fault.Errorf(fault.Conflict, "node %d has %d live contracts; reclaim them first", n.ID, load.Contracts)
+	if load.Deployments() > 0 && !governs {
+		return fault.Errorf(fault.Conflict, "node %d has %d live contracts; reclaim them first", n.ID, load.Deployments())
 	}
-	for _, e := range t.list(n.ID) {
+	entries := t.list(n.ID)
+	if load.Rent != 0 { // last, since what is inside would end with it
+		i := slices.IndexFunc(entries, func(e chain.ListEntry) bool { return e.Contract == load.Rent })
+		rent := entries[i]
+		entries = append(slices.Delete(entries, i, i+1), rent)
+	}
+	for _, e := range entries {
 		c := t.contract(e.Contract)
 		if c.Kind == chain.KindNetwork {
 			c.Agreed.Members = without(c.Agreed.Members, n.ID)
-			t.unlist(n.ID, c.ID)
+			t.unlist(n.ID, c)
 			t.putContract(c)
 			continue
 		}
@@ -200,7 +206,7 @@ func (t *tx) setPowerTarget(by actor, m *chain.SetPowerTarget) error {
 	if _, err := t.ownFarm(by, n.Farm); err != nil {
 		return err
 	}
-	if live := t.load(n.ID).Contracts; !m.Up && live > 0 {
+	if live := t.load(n.ID).Deployments(); !m.Up && live > 0 {
 		return fault.Errorf(fault.Conflict, "node %d has %d live contracts; a node with duties doesn't sleep", n.ID, live)
 	}
 	t.wake(n, m.Up)
@@ -226,7 +232,7 @@ func (t *tx) reportPower(by actor, m *chain.ReportPower) error {
 	if err != nil {
 		return fault.Errorf(fault.Denied, "party %d is not a node; a node reports its own power", by.party)
 	}
-	if m.State != chain.PowerUp && t.load(n.ID).Contracts > 0 && n.Target == chain.PowerUp && m.State == chain.PowerStandby {
+	if m.State != chain.PowerUp && t.load(n.ID).Deployments() > 0 && n.Target == chain.PowerUp && m.State == chain.PowerStandby {
 		return fault.Errorf(fault.Conflict, "node %d has live contracts and is wanted up", n.ID)
 	}
 	n.Power, n.Since = m.State, t.Time

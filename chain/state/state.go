@@ -98,14 +98,15 @@ func (m *Machine) Check(wire []byte, b Block) error {
 		return err
 	}
 	t := blk.newTx(tx)
-	if err := t.authenticate(); err != nil {
-		return err
-	}
-	if err := t.inSequence(true); err != nil {
-		return err
-	}
-	_, err = t.fee()
-	return err
+	return t.within(func() error {
+		if _, err := t.admit(true); err != nil {
+			return err
+		}
+		if t.by.joins != "" {
+			return t.run()
+		}
+		return nil
+	})
 }
 
 // block is the work on one block.
@@ -113,6 +114,7 @@ type block struct {
 	Block
 	base     *layer
 	clock    int64 // the billing clock
+	lists    int   // changes of nodes' lists so far
 	verified *verified
 }
 

@@ -68,31 +68,53 @@ func (b *block) apply(wire []byte) (r TxResult) {
 	}
 	r.ID = decoded.ID
 	t := b.newTx(decoded)
-	if err := t.authenticate(); err != nil {
-		return refused(r, err)
-	}
-	if err := t.inSequence(false); err != nil {
-		return refused(r, err)
-	}
-	fee, err := t.fee()
-	if err != nil {
-		return refused(r, err)
-	}
-	// From here on the sequence is used up and the fee is due, whatever happens.
-	r.Fee = t.charge(fee)
 	err = t.within(func() error {
-		for i, m := range t.Messages {
-			if err := t.do(t.by, m); err != nil {
-				return fault.Errorf(fault.Of(err), "messages[%d] %s: %w", i, m.Code(), err)
-			}
+		fee, err := t.admit(false)
+		if err != nil {
+			return err
+		}
+		r.Fee = t.charge(fee)
+		if t.by.joins != "" {
+			// Who joins has no sequence: had a failure a price, anybody could send
+			// it again until the sponsor has nothing left.
+			return t.run()
 		}
 		return nil
 	})
 	if err != nil {
+		r.Fee = 0
 		return refused(r, err)
+	}
+	// The sequence is used up and the fee is paid, whatever happens.
+	if t.by.joins == "" {
+		if err := t.within(t.run); err != nil {
+			r = refused(r, err)
+		}
 	}
 	r.Events = t.events
 	return r
+}
+
+// admit says whether the transaction is taken into a block, or may wait for one,
+// and what it costs.
+func (t *tx) admit(waiting bool) (bill, error) {
+	if err := t.authenticate(); err != nil {
+		return bill{}, err
+	}
+	if err := t.inSequence(waiting); err != nil {
+		return bill{}, err
+	}
+	return t.fee()
+}
+
+// run carries out the messages.
+func (t *tx) run() error {
+	for i, m := range t.Messages {
+		if err := t.do(t.by, m); err != nil {
+			return fault.Errorf(fault.Of(err), "messages[%d] %s: %w", i, m.Code(), err)
+		}
+	}
+	return nil
 }
 
 func refused(r TxResult, err error) TxResult {
@@ -226,8 +248,12 @@ func (t *tx) inSequence(waiting bool) error {
 // fees says what each message costs.
 func (t *tx) feeOf(p *chain.Params, m chain.Message) uint64 {
 	switch m.Code() {
-	case 102, 205, 206, 208, 211, 306, 307, 414: // nodes and relays keep the books and have no purse
-		if t.by.party == 0 || t.isNode(t.by.party) || m.Code() == 208 {
+	case 102, 205, 206, 211, 306, 307, 414: // nodes and relays keep the books and have no purse
+		if t.by.party == 0 || t.isNode(t.by.party) {
+			return 0
+		}
+	case 208:
+		if p := t.party(t.by.party); p != nil && p.URL != "" {
 			return 0
 		}
 	}
@@ -265,9 +291,10 @@ func (t *tx) fee() (bill, error) {
 			continue
 		}
 		total = chain.AddCap(total, f)
-		if id := contractOf(m); id != 0 && id.Owner() == t.by.party && t.contract(id) != nil {
-			b.contracts = append(b.contracts, contractFee{id, f})
-			continue
+		if id := contractOf(m); id != 0 && id.Owner() == t.by.party {
+			part := min(f, t.escrowFor(b.contracts, id))
+			b.contracts = append(b.contracts, contractFee{id, part})
+			f -= part
 		}
 		b.wallet = chain.AddCap(b.wallet, f)
 	}
@@ -281,7 +308,17 @@ func (t *tx) fee() (bill, error) {
 	if payer == 0 {
 		return b, fault.Errorf(fault.Funds, "joining costs %s here and needs a sponsor", amount(b.wallet))
 	}
-	if have := t.account(payer).Balance; have < b.wallet {
+	a := t.account(payer)
+	if t.onlyCancels() {
+		b.wallet = min(b.wallet, a.Balance)
+		return b, nil
+	}
+	if t.counted() {
+		if err := t.count(a, t.by.key.Index, b.wallet, t.by.key.Limit); err != nil {
+			return b, fault.Errorf(fault.Of(err), "fee: key %d: %w", t.by.key.Index, err)
+		}
+	}
+	if have := a.Balance; have < b.wallet {
 		return b, fault.Errorf(fault.Funds, "party %d has %s, the fee is %s", payer, amount(have), amount(b.wallet))
 	}
 	return b, nil
@@ -292,6 +329,40 @@ func (t *tx) payer() identity.Party {
 		return t.sponsor
 	}
 	return t.by.party
+}
+
+// escrowFor is what the escrow of a contract has for a fee, when everything that
+// was used is paid, after the fees of other messages.
+func (t *tx) escrowFor(others []contractFee, id identity.ContractID) uint64 {
+	c := t.contract(id)
+	if c == nil || !c.Live() {
+		return 0
+	}
+	draft := work{block: t.block, l: newLayer(t.l)}
+	draft.settle(c, t.clock)
+	left := c.Money.Escrow
+	for _, o := range others {
+		if o.id == id {
+			left -= o.fee
+		}
+	}
+	return left
+}
+
+// onlyCancels says whether the transaction does nothing but end a contract of its
+// signer, which is possible with an empty wallet, and once.
+func (t *tx) onlyCancels() bool {
+	m, ok := t.Messages[0].(*chain.Cancel)
+	if !ok || len(t.Messages) > 1 || m.ID.Owner() != t.by.party {
+		return false
+	}
+	c := t.contract(m.ID)
+	return c != nil && c.Live()
+}
+
+// counted says whether the fee counts under the limit of the key that signed.
+func (t *tx) counted() bool {
+	return t.by.role == identity.RoleDeploy && t.payer() == t.by.party && !t.onlyCancels()
 }
 
 // contractOf is the existing contract that a message of its owner is about.
@@ -319,16 +390,20 @@ func (t *tx) charge(b bill) (charged uint64) {
 		put(t.l, chain.AccountKey(t.by.party), a)
 	}
 	for _, cf := range b.contracts {
-		c := t.contract(cf.id)
-		f := min(cf.fee, c.Money.Escrow)
-		c.Money.Escrow -= f
-		charged += f
-		if c.Live() {
-			t.schedule(c)
+		if cf.fee == 0 {
+			continue
 		}
+		c := t.contract(cf.id)
+		t.settle(c, t.clock) // the farm comes first
+		c.Money.Escrow -= cf.fee
+		charged += cf.fee
+		t.schedule(c)
 		t.putContract(c)
 	}
 	if b.wallet > 0 {
+		if a := t.account(t.payer()); t.counted() && t.count(a, t.by.key.Index, b.wallet, t.by.key.Limit) == nil {
+			put(t.l, chain.AccountKey(t.payer()), a)
+		}
 		t.take(t.payer(), b.wallet)
 		charged += b.wallet
 	}

@@ -35,12 +35,8 @@ func (t *tx) reportUsage(by actor, m *chain.ReportUsage) error {
 	case m.To > t.Time+60:
 		return fault.Errorf(fault.Invalid, "to %d: it lies %d s ahead", m.To, m.To-t.Time)
 	}
-	link := n.Machine.LinkSpeed
-	if link == 0 {
-		link = defaultLink
-	}
-	if most := link * uint64(m.To-m.From); m.Egress > most {
-		return fault.Errorf(fault.Invalid, "egress %d: the link of node %d can send %d bytes in %d s", m.Egress, n.ID, most, m.To-m.From)
+	if most := min(linkOf(n), c.Link) * uint64(m.To-m.From); m.Egress > most {
+		return fault.Errorf(fault.Invalid, "egress %d: the link of node %d could send %d bytes in %d s when the contract was made", m.Egress, n.ID, most, m.To-m.From)
 	}
 	t.settle(c, t.clock)
 	c.Usage = m.To
@@ -62,6 +58,14 @@ func (t *tx) reportUsage(by actor, m *chain.ReportUsage) error {
 	t.schedule(c)
 	t.putContract(c)
 	return nil
+}
+
+// linkOf is how many bytes a second a node says that it can send.
+func linkOf(n *chain.Node) uint64 {
+	if n.Machine.LinkSpeed == 0 {
+		return defaultLink
+	}
+	return n.Machine.LinkSpeed
 }
 
 func (t *tx) dispute(by actor, m *chain.Dispute) error {
