@@ -25,7 +25,8 @@ type buffer struct {
 type arena struct {
 	mem   []byte // what is mapped
 	bytes int    // of buffers
-	out   int    // buffers in use
+	class int
+	out   int // buffers in use
 }
 
 func (b *buffer) retain() { b.refs.Add(1) }
@@ -46,9 +47,10 @@ type bufPool struct {
 	mu     sync.Mutex
 	free   [12][]*buffer
 	arenas map[*arena]struct{}
-	idle   int  // bytes of arenas without a buffer in use
-	out    int  // buffers in use
-	closed bool // unmap the arenas when none is
+	unused []*arena // without a buffer in use, the longest first
+	idle   int      // bytes of these
+	out    int      // buffers in use
+	closed bool     // unmap the arenas when none is
 }
 
 const (
@@ -74,7 +76,7 @@ func (p *bufPool) get(n int) *buffer {
 	p.free[class] = p.free[class][:l]
 	p.out++
 	if b.arena.out++; b.arena.out == 1 {
-		p.idle -= b.arena.bytes
+		p.use(b.arena)
 	}
 	p.mu.Unlock()
 	b.refs.Store(1)
@@ -89,12 +91,12 @@ func (p *bufPool) grow(class int) {
 	if err != nil {
 		panic("cache: out of memory for a buffer: " + err.Error())
 	}
-	a := &arena{mem: mem, bytes: total}
+	a := &arena{mem: mem, bytes: total, class: class}
 	if p.arenas == nil {
 		p.arenas = map[*arena]struct{}{}
 	}
 	p.arenas[a] = struct{}{}
-	p.idle += total
+	p.rest(a)
 	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(mem))) & (hugePage - 1))
 	mem = mem[skip : skip+total]
 	advice := unix.MADV_HUGEPAGE
@@ -113,18 +115,32 @@ func (p *bufPool) put(b *buffer) {
 	p.free[b.class] = append(p.free[b.class], b)
 	p.out--
 	if b.arena.out--; b.arena.out == 0 {
-		if p.idle += b.arena.bytes; p.idle > idleBytes {
-			p.giveBack(b.arena, b.class)
+		p.rest(b.arena)
+		for p.idle > idleBytes && len(p.unused) > 1 {
+			p.giveBack(p.unused[0])
 		}
 	}
 	p.unmap()
 }
 
-// giveBack unmaps an arena that nobody uses. mu is held.
-func (p *bufPool) giveBack(a *arena, class int) {
-	p.free[class] = slices.DeleteFunc(p.free[class], func(b *buffer) bool { return b.arena == a })
-	delete(p.arenas, a)
+// rest notes that nobody uses an arena any more, use that somebody does. mu is
+// held.
+func (p *bufPool) rest(a *arena) {
+	p.unused = append(p.unused, a)
+	p.idle += a.bytes
+}
+
+func (p *bufPool) use(a *arena) {
+	i := slices.Index(p.unused, a)
+	p.unused = slices.Delete(p.unused, i, i+1)
 	p.idle -= a.bytes
+}
+
+// giveBack unmaps an arena that nobody uses. mu is held.
+func (p *bufPool) giveBack(a *arena) {
+	p.use(a)
+	p.free[a.class] = slices.DeleteFunc(p.free[a.class], func(b *buffer) bool { return b.arena == a })
+	delete(p.arenas, a)
 	_ = unix.Munmap(a.mem)
 }
 
@@ -144,7 +160,7 @@ func (p *bufPool) unmap() {
 	for a := range p.arenas {
 		_ = unix.Munmap(a.mem)
 	}
-	p.arenas, p.idle = nil, 0
+	p.arenas, p.unused, p.idle = nil, nil, 0
 	clear(p.free[:])
 }
 

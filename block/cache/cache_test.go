@@ -298,6 +298,9 @@ func TestEvictionKeepsTheCapAndPins(t *testing.T) {
 			}
 		}
 		if i%200 == 199 {
+			if err := c.Flush(); err != nil { // what isn't written evicts nothing
+				t.Fatal(err)
+			}
 			evicted += c.Stat().Evicted
 			if err := c.Close(); err != nil {
 				t.Fatal(err)

@@ -239,4 +239,9 @@ func TestIdleMemoryIsBounded(t *testing.T) {
 			}
 		}
 	}
+	// Who uses one size again and again doesn't pay for the others.
+	p.get(64 << 10).release()
+	if n := testing.AllocsPerRun(100, func() { p.get(64 << 10).release() }); n > 0 {
+		t.Errorf("a buffer that was just given back costs %v allocations, want none", n)
+	}
 }
