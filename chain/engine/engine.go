@@ -200,10 +200,35 @@ func (n *Node) startEngine(ctx context.Context, doc *types.GenesisDoc) (err erro
 	if err := n.catchUp(); err != nil {
 		return err
 	}
+	if err := n.begun(ctx); err != nil {
+		return err
+	}
 	if err := guarded(n.comet.Start); err != nil {
 		return fault.Errorf(fault.Unavailable, "start chain: %w", err)
 	}
 	return nil
+}
+
+// begun waits for the time of the genesis; the engine would do so too, but deaf
+// and silent.
+func (n *Node) begun(ctx context.Context) error {
+	now, at := n.cfg.Clock.Now(), n.genesis.Time
+	wait := at.Sub(now)
+	if wait <= 0 {
+		return nil
+	}
+	if n.tree.Height() > 0 {
+		return fault.Errorf(fault.Unavailable, "start chain: it is %s by the clock of this machine, and the chain began at %s; set the clock", now.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+	}
+	n.cfg.Log.InfoContext(ctx, "the chain begins later", "at", at.UTC())
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func kindOr(err error, k fault.Kind) fault.Kind {
@@ -380,11 +405,11 @@ func (n *Node) Chain() string { return n.genesis.State.Chain }
 // Tree is the state of the chain.
 func (n *Node) Tree() *Tree { return n.tree }
 
-// Peer is where other validators reach this one: id@host:port.
+// Peer is where other validators reach this one: id@host:port, or nothing when
+// it listens on a port that nobody chose.
 func (n *Node) Peer() string {
-	info := n.comet.NodeInfo()
-	addr, err := info.NetAddress()
-	if err != nil {
+	addr, err := n.comet.NodeInfo().NetAddress()
+	if err != nil || addr.Port == 0 {
 		return ""
 	}
 	return addr.String()

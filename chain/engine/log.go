@@ -38,11 +38,20 @@ func (l logger) Error(msg string, kv ...any) {
 		level = slog.LevelError
 		for i := 0; i+1 < len(kv); i += 2 {
 			if kv[i] == "err" {
-				l.failed(fmt.Errorf("the consensus engine gave up (%s): %v", strings.ToLower(strings.TrimRight(msg, "!")), kv[i+1]))
+				l.failed(gaveUp(msg, kv[i+1]))
 			}
 		}
 	}
 	l.write(level, msg, kv)
+}
+
+// gaveUp is the error of a node whose engine stands.
+func gaveUp(msg string, why any) error {
+	err := fmt.Errorf("the consensus engine gave up (%s): %v", strings.ToLower(strings.TrimRight(msg, "!")), why)
+	if strings.Contains(err.Error(), "too far in the future") {
+		err = fmt.Errorf("%w; the others made this block, so set the clock of this machine and start again", err)
+	}
+	return err
 }
 
 func (l logger) With(kv ...any) cmtlog.Logger {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"zos.internal/chain"
 	"zos.internal/internal/clock"
 )
 
@@ -167,6 +168,11 @@ func (g *grid) reach(t *testing.T, m *Member, height uint64) {
 	t.Helper()
 	if err := m.Await(t.Context(), func() bool { h, err := m.Height(t.Context()); return err == nil && h >= height }); err != nil {
 		h, herr := m.Height(t.Context())
+		if os.Getenv("ZOS_DUMP") != "" {
+			_ = m.Signal(syscall.SIGQUIT)
+			<-m.Ended()
+			os.WriteFile(os.Getenv("ZOS_DUMP"), []byte(m.Log()), 0o600)
+		}
 		t.Fatalf("member %d is at block %d, %v; want %d: %v\n%s", m.number, h, herr, height, err, tail(m.Log()))
 	}
 }
@@ -197,9 +203,10 @@ func (g *grid) check(t *testing.T, members ...*Member) {
 	}
 }
 
-func restart(t *testing.T, m *Member) {
+// restart starts a member that has ended.
+func (g *grid) restart(t *testing.T, m *Member) {
 	t.Helper()
-	if err := m.Start(); err != nil {
+	if err := m.Start(g.options.Args...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -207,7 +214,7 @@ func restart(t *testing.T, m *Member) {
 // The faults come one after the other on one chain under load, each from a state
 // that the last one left.
 func TestFaults(t *testing.T) {
-	g := newGrid(t, Options{Validators: 4, Followers: 1})
+	g := newGrid(t, Options{Validators: 4, Followers: 1, Args: []string{"--snapshot-every", "10"}})
 	disk := smallDisk(t, g.Members[3].Dir, 512<<20)
 	g.begin(t, 12)
 	ms := g.Members
@@ -224,7 +231,7 @@ func TestFaults(t *testing.T) {
 		}
 		g.blocks(t, ms[0], 5)
 		g.more(t, 20)
-		restart(t, ms[1])
+		g.restart(t, ms[1])
 		g.blocks(t, ms[1], 2)
 	})
 	fault("one hangs", func(t *testing.T) {
@@ -247,12 +254,13 @@ func TestFaults(t *testing.T) {
 			if err := m.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			restart(t, m)
+			g.restart(t, m)
 		}
 		g.more(t, 20)
 	})
 	fault("a clock is wrong", func(t *testing.T) { g.wrongClock(t) })
-	g.check(t, ms[:4]...)
+	fault("a new one begins from a snapshot", func(t *testing.T) { g.newMember(t, ms[4]) })
+	g.check(t, ms...)
 }
 
 // cutTwo cuts the cables of two of four validators: nobody has two thirds, so
@@ -325,44 +333,97 @@ func (g *grid) fullDisk(t *testing.T, m *Member, dir string) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	restart(t, m)
+	g.restart(t, m)
 	g.blocks(t, m, 2)
 }
 
-// wrongClock lets the clock of one validator be a quarter of an hour ahead, then
-// behind: the time of blocks is the median, and stays near the others'.
+// wrongClock moves the clock of one validator. The time of blocks is the median
+// of all and stays near the others'. With a clock that is ahead, or a little
+// behind, the validator takes part. From a minute behind on, blocks seem to come
+// from the future: it ends and says so, and the others go on.
 func (g *grid) wrongClock(t *testing.T) {
 	t.Helper()
 	m := g.Members[1]
-	for _, seconds := range []int32{900, -900} {
+	begin := func(seconds int32) {
 		if err := m.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		skew, err := skewed(seconds)
-		if err != nil {
+		var err error
+		if m.Prepare, err = skewed(seconds); err != nil {
 			t.Skip(err)
 		}
-		m.Prepare = skew
-		restart(t, m)
+		g.restart(t, m)
+	}
+	for _, seconds := range []int32{900, -30} {
+		begin(seconds)
 		g.blocks(t, m, 2)
 		g.blocks(t, g.Members[0], 8) // every validator had its turn
+		if off := m.clockOff(t) - int64(seconds); off > 15 || off < -15 {
+			t.Fatalf("the clock of the validator is off by %d s, want %d s", off+int64(seconds), seconds)
+		}
 		s, err := m.Client.Status(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The load goes on meanwhile: most of its transactions expire in half an
-		// hour, and the blocks' clock must not be carried off by one of four.
-		if off := s.Time - (clock.System{}).Now().Unix(); off > 120 || off < -120 {
+		if off := s.Time - (clock.System{}).Now().Unix(); off > 60 || off < -60 {
 			t.Errorf("with one clock off by %d s, the time of block %d is off by %d s", seconds, s.Height, off)
 		}
 		g.more(t, 10)
 	}
-	if err := m.Kill(); err != nil {
+	begin(-900)
+	select {
+	case <-m.Ended():
+	case <-time.After(time.Minute):
+		t.Fatalf("the validator goes on with a clock that is far behind\n%s", tail(m.Log()))
+	}
+	if log := m.Log(); !strings.Contains(log, "set the clock of this machine") {
+		t.Errorf("the validator doesn't say that its clock is behind:\n%s", tail(log))
+	}
+	g.blocks(t, g.Members[0], 3)
+	m.Prepare = nil
+	g.restart(t, m)
+	g.blocks(t, m, 2)
+}
+
+// clockOff is how far the times in the member's log are from ours, in seconds.
+func (m *Member) clockOff(t *testing.T) int64 {
+	t.Helper()
+	log := m.Log()
+	i := strings.LastIndex(log, "time=")
+	if i < 0 {
+		t.Fatalf("the log has no time:\n%s", tail(log))
+	}
+	text, _, _ := strings.Cut(log[i+len("time="):], " ")
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
 		t.Fatal(err)
 	}
-	m.Prepare = nil
-	restart(t, m)
-	g.blocks(t, m, 2)
+	return int64(at.Sub(clock.System{}.Now()).Seconds())
+}
+
+// newMember begins from a snapshot of the others, and ends with their root.
+func (g *grid) newMember(t *testing.T, m *Member) {
+	t.Helper()
+	h, err := g.Members[0].Height(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var trusted chain.BlockAnswer
+	if err := g.Members[0].Client.Get(t.Context(), fmt.Sprintf("/v1/blocks/%d", h-1), &trusted); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Start("--state-sync-from", "http://"+g.Members[0].Addr+":8490", "--state-sync-from", "http://"+g.Members[1].Addr+":8490",
+		"--trust", fmt.Sprintf("%d:%s", trusted.Height, trusted.Hash)); err != nil {
+		t.Fatal(err)
+	}
+	g.reach(t, m, h+20)
+	s, err := m.Client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Earliest < 2 {
+		t.Errorf("the new member has all blocks from %d on, so it didn't begin from a snapshot", s.Earliest)
+	}
 }
 
 // One validator alone is killed at random points; what it acknowledged is there.
@@ -376,7 +437,7 @@ func TestOneValidatorIsKilled(t *testing.T) {
 		if err := m.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		restart(t, m)
+		g.restart(t, m)
 	}
 	g.more(t, 20)
 	g.check(t, m)
