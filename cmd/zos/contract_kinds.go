@@ -124,7 +124,7 @@ func createRent() verb {
 			if m.MaxRate, err = g.ceiling(maxRate, full); err != nil {
 				return err
 			}
-			if m.Deposit, err = d.money(g, full, prices.Rate(n.Machine.Capacity.Storage()), 0); err != nil {
+			if m.Deposit, err = d.money(g, full, full, 0); err != nil {
 				return err
 			}
 			return g.act(ctx, m)

@@ -26,6 +26,7 @@ func farmVerbs() []verb {
 type termFlags struct {
 	prices    map[string]*string
 	dedicated float64
+	share     float64
 	notice    uint32
 }
 
@@ -46,6 +47,7 @@ func (t *termFlags) flags(cmd *cobra.Command) {
 		t.prices[n] = cmd.Flags().String("price-"+n, "", text)
 	}
 	cmd.Flags().Float64Var(&t.dedicated, "dedicated", 0, "rent out whole nodes, at this `factor` of the sum of their parts, such as 0.5")
+	cmd.Flags().Float64Var(&t.share, "share", 0, "the most `percent` of its earnings that a contract may give to others (--split)")
 	cmd.Flags().Uint32Var(&t.notice, "notice-days", 0, "`days` of notice before a reclaim (least 7, for a whole node 30)")
 }
 
@@ -74,6 +76,12 @@ func (t *termFlags) apply(cmd *cobra.Command, terms *chain.Terms) (err error) {
 			return fault.Errorf(fault.Invalid, "--dedicated %v: a factor from 0 (no whole nodes) to 10", t.dedicated)
 		}
 		terms.Dedicated = uint32(t.dedicated*chain.Million + 0.5)
+	}
+	if cmd.Flags().Changed("share") {
+		if !(t.share >= 0 && t.share <= 100) {
+			return fault.Errorf(fault.Invalid, "--share %v: a percentage from 0 to 100", t.share)
+		}
+		terms.Share = uint32(t.share*chain.Million/100 + 0.5)
 	}
 	if cmd.Flags().Changed("notice-days") {
 		terms.NoticeDays = t.notice
@@ -153,6 +161,9 @@ func farmShow() verb {
 			}
 			if f.Terms.Dedicated > 0 {
 				pairs = append(pairs, "whole nodes", percent(uint64(f.Terms.Dedicated))+" of the sum of their parts")
+			}
+			if f.Terms.Share > 0 {
+				pairs = append(pairs, "gives to others", "at most "+percent(uint64(f.Terms.Share)))
 			}
 			for _, ip := range f.IPs {
 				text := ip.IP.Address + " via " + ip.IP.Gateway
