@@ -35,6 +35,7 @@ type chainStart struct {
 	audit            bool
 	syncFrom         []string
 	trust            string
+	snapshotEvery    uint64
 }
 
 func (a *app) chainStartCommand() *cobra.Command {
@@ -71,7 +72,9 @@ becomes a chain with this one validator, no fees, and a faucet.`,
 				if _, err := os.Stat(filepath.Join(o.data, faucetFile)); err == nil {
 					a.note("faucet: party 1, key %s", filepath.Join(o.data, faucetFile))
 				}
-				a.note("peer: %s", n.Peer())
+				if p := n.Peer(); p != "" {
+					a.note("peer: %s", p)
+				}
 				a.note("chain: %s", url)
 			})
 		},
@@ -88,13 +91,17 @@ becomes a chain with this one validator, no fees, and a faucet.`,
 	f.StringVar(&o.release, "release", "", "`hash` of the release that this program is from: what a scheduled upgrade asks for")
 	f.BoolVar(&o.audit, "audit", false, "check after each block that the state adds up, and stop if not (slow)")
 	f.StringArrayVar(&o.syncFrom, "state-sync-from", nil, "`URL` of a chain server to begin from with a snapshot; give two or more, and --trust")
+	f.Uint64Var(&o.snapshotEvery, "snapshot-every", 10_000, "`blocks` between snapshots, which new validators begin from")
 	f.StringVar(&o.trust, "trust", "", "with --state-sync-from: `HEIGHT:HASH` of a block that you know to be right (zos chain blocks -o wide)")
 	return cmd
 }
 
 // config checks the flags.
 func (o *chainStart) config() (engine.Config, error) {
-	cfg := engine.Config{Dir: o.data, PeerListen: o.peerListen, PeerExternal: o.peerExternal, Peers: o.peers, KeepBlocks: o.keep, Audit: o.audit}
+	cfg := engine.Config{Dir: o.data, PeerListen: o.peerListen, PeerExternal: o.peerExternal, Peers: o.peers, KeepBlocks: o.keep, SnapshotEvery: o.snapshotEvery, Audit: o.audit}
+	if o.snapshotEvery == 0 {
+		return cfg, fault.Errorf(fault.Invalid, "--snapshot-every 0: 1 block or more")
+	}
 	if o.release != "" {
 		if err := cfg.Release.UnmarshalText([]byte(o.release)); err != nil {
 			return cfg, fault.Errorf(fault.Of(err), "--release: %w", err)
