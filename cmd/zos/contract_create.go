@@ -62,19 +62,27 @@ func (d *dealFlags) end(g *grid) (int64, error) {
 	return when("--expires", d.expires, g.a.clock.Now())
 }
 
-// money is the deposit: what was said, or enough for the span that was said.
+// money is the deposit: what was said, or enough for the span that was said. Too
+// little is refused before a group votes on it.
 func (d *dealFlags) money(g *grid, full, storage uint64, keepDays uint32) (uint64, error) {
+	// As docs/reference/chain.md divides it: the grace, the kept data, the escrow.
+	grace := chain.AddCap(costs(full, 3600), costs(storage, 72*3600))
+	kept := costs(storage, int64(keepDays)*86400)
+	least := chain.AddCap(costs(full, 3600), chain.AddCap(grace, kept))
 	if d.deposit != "" {
-		return parseCredits("--deposit", d.deposit)
+		sum, err := parseCredits("--deposit", d.deposit)
+		if err == nil && sum < least {
+			err = fault.Errorf(fault.Funds, "deposit %s, at least %s are needed (1 h %s, grace %s, data kept after the end %s)",
+				credits(sum), credits(least), credits(costs(full, 3600)), credits(grace), credits(kept))
+		}
+		return sum, err
 	}
 	span, err := parseSpan("--for", d.funds)
 	if err != nil {
 		return 0, err
 	}
-	// As docs/reference/chain.md divides it: the escrow, the grace, the kept data.
-	grace := chain.AddCap(costs(full, 3600), costs(storage, 72*3600))
-	sum := chain.AddCap(costs(full, max(span, 3600)), chain.AddCap(grace, costs(storage, int64(keepDays)*86400)))
-	g.a.note("%s for %s at %s, and %s that are kept for after the funds", credits(sum), d.funds, hourly(full), credits(grace))
+	sum := chain.AddCap(costs(full, max(span, 3600)), chain.AddCap(grace, kept))
+	g.a.note("%s for %s at %s, and %s that are kept for after the funds", credits(sum), d.funds, hourly(full), credits(chain.AddCap(grace, kept)))
 	return sum, nil
 }
 

@@ -1,4 +1,4 @@
-// Package tutorial runs the tutorial as a reader would.
+// Package tutorial runs the tutorials as a reader would.
 package tutorial
 
 import (
@@ -28,15 +28,25 @@ func blocks(t *testing.T, page string) []block {
 }
 
 func TestTutorial(t *testing.T) {
-	for _, need := range []string{"crun", "curl", "bash"} {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts and containers need root")
+	}
+	follow(t, "../../docs/tutorial.md", "bash", "curl", "crun")
+}
+
+func TestAgreementTutorial(t *testing.T) {
+	follow(t, "../../docs/tutorial-agreement.md", "bash", "curl")
+}
+
+// follow runs the commands of a page in order, and looks for what it says that
+// they show.
+func follow(t *testing.T, path string, programs ...string) {
+	for _, need := range programs {
 		if _, err := exec.LookPath(need); err != nil {
 			t.Skipf("%s is not installed", need)
 		}
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("mounts and containers need root")
-	}
-	page, err := os.ReadFile("../../docs/tutorial.md")
+	page, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +54,7 @@ func TestTutorial(t *testing.T) {
 	var script strings.Builder
 	// Whatever happens, leave nothing: this runs also when a command fails.
 	script.WriteString(`set -eu
-trap 'code=$?; set +e; [ -n "${hub:-}" ] && kill $hub 2>/dev/null; [ -n "${work:-}" ] && [ -d "$work" ] && { zos stop web; zos flist unmount $work/mnt; zos clean; rm -rf $work; } >/dev/null 2>&1; exit $code' EXIT
+trap 'code=$?; set +e; [ -n "${hub:-}" ] && kill $hub 2>/dev/null; [ -n "${chain:-}" ] && kill $chain 2>/dev/null; [ -n "${work:-}" ] && [ -d "$work" ] && { zos stop web; zos flist unmount $work/mnt; zos clean; rm -rf $work; } >/dev/null 2>&1; exit $code' EXIT
 `)
 	steps := 0
 	for _, b := range bs {
@@ -60,7 +70,7 @@ trap 'code=$?; set +e; [ -n "${hub:-}" ] && kill $hub 2>/dev/null; [ -n "${work:
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = "../.."
-	cmd.Env = append(os.Environ(), "ZOS_HUB=", "ZOS_KEY=", "ZOS_CONFIG=/dev/null", "TMPDIR="+t.TempDir())
+	cmd.Env = append(os.Environ(), "ZOS_HUB=", "ZOS_CHAIN=", "ZOS_KEY=", "ZOS_CONFIG=/dev/null", "TMPDIR="+t.TempDir())
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second
 	var out bytes.Buffer
