@@ -248,3 +248,57 @@ func (l *Load) next(ctx context.Context, w *worker) (err error) {
 	w.step = (w.step + 1) % 5
 	return err
 }
+
+// One submits one transaction and waits until it is in a block.
+func (l *Load) One(ctx context.Context) error {
+	w := l.workers[rand.IntN(len(l.workers))]
+	_, err := l.must(ctx, &w.account, &chain.Send{To: 1, Amount: 1})
+	return err
+}
+
+// Burst submits as many transactions of each party as may wait, so many times,
+// half of which make contracts that the other half ends, and says how many came
+// into blocks.
+func (l *Load) Burst(ctx context.Context, times int) (int, error) {
+	before := len(l.Acknowledged())
+	errs := make([]error, len(l.workers))
+	var all sync.WaitGroup
+	for i, w := range l.workers {
+		all.Go(func() {
+			for range times {
+				errs[i] = errors.Join(errs[i], l.burst(ctx, w))
+			}
+		})
+	}
+	all.Wait()
+	return len(l.Acknowledged()) - before, errors.Join(errs...)
+}
+
+func (l *Load) burst(ctx context.Context, w *worker) error {
+	errs := make([]error, chain.MaxPending)
+	var all sync.WaitGroup
+	for i := range errs {
+		var m chain.Message = &chain.Cancel{ID: w.id}
+		if i%2 == 0 {
+			var err error
+			w.serial++
+			if w.id, err = identity.NewContractID(w.party, w.serial); err != nil {
+				return err
+			}
+			m = &chain.CreateNodeContract{ID: w.id, Node: w.node.party, Capacity: chain.Capacity{CPU: 1000, Memory: 1 << 30}, MaxRate: 1 << 50, Deposit: chain.Credit}
+		}
+		wire, err := w.sign(m)
+		if err != nil {
+			return err
+		}
+		all.Go(func() {
+			a, err := l.submit(ctx, wire)
+			if err == nil && a.Kind != "" {
+				err = fmt.Errorf("%s: %s", m.Code(), a.Error)
+			}
+			errs[i] = err
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
