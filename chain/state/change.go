@@ -50,6 +50,9 @@ func (t *tx) moveMembers(c *chain.Contract, next chain.Version) error {
 	if len(next.Members) == 0 || !next.Capacity.Zero() {
 		return fault.Errorf(fault.Invalid, "contract %s is a network: members are needed and no capacity", c.ID)
 	}
+	if err := t.room(len(next.Members) + len(c.Agreed.Members)); err != nil {
+		return err
+	}
 	for i, n := range next.Members {
 		if _, err := t.node(n); err != nil {
 			return fault.Errorf(fault.Of(err), "members[%d]: %w", i, err)
@@ -204,6 +207,13 @@ func (w *work) farmOf(c *chain.Contract) (*chain.Farm, error) {
 func (t *tx) cancel(by actor, m *chain.Cancel) error {
 	c, err := t.own(by, m.ID)
 	if err != nil {
+		return err
+	}
+	ends := len(nodesOf(c))
+	if c.Kind == chain.KindRent {
+		ends = int(t.load(c.Node).Contracts)
+	}
+	if err := t.room(ends); err != nil {
 		return err
 	}
 	t.close(c, chain.ReasonOwner, t.clock)

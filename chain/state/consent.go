@@ -365,7 +365,7 @@ func (w *work) dueProposal(id uint64) {
 	case p.State != chain.ProposalOpen:
 		drop(w.l, chain.ProposalKey(id))
 	default:
-		t := &tx{work: work{block: w.block, l: w.l}, Tx: &chain.Tx{Body: chain.Body{Chain: w.meta().Chain}}}
+		t := &tx{work: work{block: w.block, l: w.l}, Tx: &chain.Tx{Body: chain.Body{Chain: w.meta().Chain}}, most: w.mostLists()}
 		t.weigh(p, 0)
 		w.events = append(w.events, t.events...)
 	}

@@ -86,6 +86,9 @@ func (t *tx) createNetworkContract(by actor, m *chain.CreateNetworkContract) err
 	if err != nil {
 		return err
 	}
+	if err := t.room(len(m.Members)); err != nil {
+		return err
+	}
 	for i, n := range m.Members {
 		if _, err := t.node(n); err != nil {
 			return fault.Errorf(fault.Of(err), "members[%d]: %w", i, err)

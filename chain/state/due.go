@@ -7,42 +7,56 @@ import (
 
 // MaxDue is the most things that are done at the begin of a block. The rest waits
 // for the next block; settlement cuts at the moment that was due, so it costs
-// nobody.
+// nobody. When more are due each queue has an equal part, so that none waits for
+// another.
 const MaxDue = 500
+
+type dueEntry struct {
+	at    int64
+	id    uint64
+	value []byte
+}
 
 // due does what has come due. Nothing in it can fail: what hits a bug is undone,
 // taken from its queue and told in an event.
 func (b *block) due() []chain.Event {
 	w := &work{block: b, l: b.base}
-	left := MaxDue
-	for _, q := range []struct {
-		name string
-		now  int64
-		act  func(id uint64, at int64, value []byte)
+	queues := []struct {
+		name    string
+		now     int64
+		act     func(id uint64, at int64, value []byte)
+		entries []dueEntry
+		most    int
 	}{
-		{chain.BillingQueue, b.clock, func(id uint64, at int64, _ []byte) { w.dueBilling(id, at) }},
-		{chain.DateQueue, b.Time, func(id uint64, _ int64, _ []byte) { w.dueDate(id) }},
-		{chain.UsageQueue, b.Time, func(id uint64, at int64, _ []byte) { w.dueUsage(id, at) }},
-		{chain.ProposalQueue, b.Time, func(id uint64, _ int64, _ []byte) { w.dueProposal(id) }},
-		{chain.SupportQueue, b.Time, func(id uint64, _ int64, _ []byte) { w.dueSupport(id) }},
-		{chain.ClosedQueue, b.Time, func(id uint64, _ int64, _ []byte) { drop(w.l, chain.ContractKey(identity.ContractID(id))) }},
-		{chain.NameQueue, b.Time, func(_ uint64, _ int64, name []byte) { drop(w.l, chain.NameKey(string(name))) }},
-	} {
-		type entry struct {
-			at    int64
-			id    uint64
-			value []byte
-		}
-		var entries []entry
-		tree := b.base.below.(Tree)
+		{chain.BillingQueue, b.clock, func(id uint64, at int64, _ []byte) { w.dueBilling(id, at) }, nil, 0},
+		{chain.DateQueue, b.Time, func(id uint64, _ int64, _ []byte) { w.dueDate(id) }, nil, 0},
+		{chain.UsageQueue, b.Time, func(id uint64, at int64, _ []byte) { w.dueUsage(id, at) }, nil, 0},
+		{chain.ProposalQueue, b.Time, func(id uint64, _ int64, _ []byte) { w.dueProposal(id) }, nil, 0},
+		{chain.SupportQueue, b.Time, func(id uint64, _ int64, _ []byte) { w.dueSupport(id) }, nil, 0},
+		{chain.ClosedQueue, b.Time, func(id uint64, _ int64, _ []byte) { drop(w.l, chain.ContractKey(identity.ContractID(id))) }, nil, 0},
+		{chain.NameQueue, b.Time, func(_ uint64, _ int64, name []byte) { drop(w.l, chain.NameKey(string(name))) }, nil, 0},
+	}
+	tree, left := b.base.below.(Tree), MaxDue
+	for i := range queues {
+		q := &queues[i]
 		tree.Ascend([]byte(q.name), chain.QueueKey(q.name, q.now+1, 0), func(key, value []byte) bool {
 			if at, id, ok := chain.ParseQueueKey(key); ok {
-				entries = append(entries, entry{at, id, value})
+				q.entries = append(q.entries, dueEntry{at, id, value})
 			}
-			return len(entries) < left
+			return len(q.entries) < MaxDue
 		})
-		left -= len(entries)
-		for _, e := range entries {
+		q.most = min(len(q.entries), MaxDue/len(queues))
+		left -= q.most
+	}
+	for i := range queues {
+		q := &queues[i]
+		more := min(left, len(q.entries)-q.most)
+		left -= more
+		lists := b.lists
+		for _, e := range q.entries[:q.most+more] {
+			if b.lists-lists > maxLists {
+				break // the end of a rent or a proposal was more than one thing
+			}
 			key := chain.QueueKey(q.name, e.at, e.id)
 			if w.l.Get(key) == nil {
 				continue // what was done before it has moved it
@@ -56,9 +70,6 @@ func (b *block) due() []chain.Event {
 			if q.name != chain.BillingQueue && q.name != chain.DateQueue || w.stale(q.name, e.at, e.id) {
 				drop(w.l, key)
 			}
-		}
-		if left <= 0 {
-			break
 		}
 	}
 	return w.events

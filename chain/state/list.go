@@ -11,6 +11,32 @@ import (
 // A node's list is kept in pages. A new entry goes to the end, and the last one
 // takes the place of one that leaves, so that pages stay full.
 
+// Bounds of the changes of lists, the only work that isn't bounded by the length
+// of a transaction: an end of a rent or a vote can do a lot. What began is ended,
+// which is at most chain.MaxOnNode more.
+const (
+	maxLists      = 2 * chain.MaxOnNode // in a transaction, a proposal that is due, and a queue of a block
+	maxBlockLists = 20_000              // in a block, after which only small transactions succeed
+	smallLists    = 64
+)
+
+// mostLists is the count of changes in the block after which a transaction or a
+// proposal that begins now does no more.
+func (b *block) mostLists() int {
+	if b.lists > maxBlockLists {
+		return b.lists + smallLists
+	}
+	return b.lists + maxLists
+}
+
+// room says whether a message may change some more lists.
+func (t *tx) room(more int) error {
+	if t.lists+more > t.most {
+		return fault.Errorf(fault.Exhausted, "too many lists of nodes change in this transaction or block (%d and %d more); split it, or send it again", t.lists, more)
+	}
+	return nil
+}
+
 func (w *work) page(n identity.Party, page int) []chain.ListEntry {
 	p := get[[]chain.ListEntry](w.l, chain.ListKey(n, uint32(page)))
 	if p == nil {

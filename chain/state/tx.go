@@ -43,6 +43,7 @@ type tx struct {
 	*chain.Tx
 	by      actor
 	sponsor identity.Party
+	most    int // changes of lists in the block after which it may begin no more messages
 }
 
 // actor is who acts: a twin by one of its keys, or a group that consented.
@@ -57,7 +58,7 @@ type actor struct {
 }
 
 func (b *block) newTx(t *chain.Tx) *tx {
-	return &tx{work: work{block: b, l: b.base}, Tx: t}
+	return &tx{work: work{block: b, l: b.base}, Tx: t, most: b.mostLists()}
 }
 
 // apply carries out one transaction.
@@ -427,6 +428,9 @@ func amount(nano uint64) string {
 
 // do carries out one message for an actor.
 func (t *tx) do(by actor, m chain.Message) error {
+	if err := t.room(0); err != nil {
+		return err
+	}
 	switch m := m.(type) {
 	case *chain.CreateTwin:
 		return t.createTwin(by, m)
