@@ -36,11 +36,19 @@ func (g *grid) act(ctx context.Context, ms ...chain.Message) error {
 	case g.o.group != 0:
 		ms = []chain.Message{&chain.Propose{Group: identity.Party(g.o.group), Messages: packed, Note: g.o.note, Approve: !g.o.silent}}
 	}
-	return g.own(ctx, ms...)
+	return g.send(ctx, ms...)
 }
 
-// own signs messages of the party itself and sends them.
+// own is for what only a twin itself can do.
 func (g *grid) own(ctx context.Context, ms ...chain.Message) error {
+	if g.o.group != 0 || g.o.approval != "" {
+		return g.usage("--group: a group can't do this; it is done by a twin itself")
+	}
+	return g.send(ctx, ms...)
+}
+
+// send signs messages of the key's party and sends them.
+func (g *grid) send(ctx context.Context, ms ...chain.Message) error {
 	for again := false; ; again = true {
 		m, err := g.me(ctx, again)
 		if err != nil {
@@ -58,7 +66,7 @@ func (g *grid) own(ctx context.Context, ms ...chain.Message) error {
 // join sends the first message of a new party.
 func (g *grid) join(ctx context.Context, m chain.Message) error {
 	if g.o.group != 0 {
-		return g.usage("--group: a group can't do this")
+		return g.usage("--group: a group can't do this; it is done by a new key itself")
 	}
 	return g.sign(ctx, chain.Body{Messages: chain.Pack(m)}, 0, []chain.Message{m})
 }
@@ -101,8 +109,16 @@ func (g *grid) sign(ctx context.Context, body chain.Body, index uint32, ms []cha
 // submit sends a signed transaction and shows what it did.
 func (g *grid) submit(ctx context.Context, wire []byte) error {
 	answer, err := g.c.Submit(ctx, wire)
+	if errors.Is(err, fault.Unavailable) && ctx.Err() == nil {
+		answer, err = g.c.Submit(ctx, wire) // the same bytes take effect once
+	}
+	if errors.Is(err, fault.Unavailable) {
+		if tx, derr := chain.Decode(wire); derr == nil {
+			err = fault.Errorf(fault.Unavailable, "%w; it may still come into a block: zos chain tx %s says so", err, chain.Hash(tx.ID))
+		}
+	}
 	if err != nil {
-		return err
+		return hint(err)
 	}
 	s := describe(answer)
 	if s.failed != "" {

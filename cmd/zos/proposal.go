@@ -102,15 +102,20 @@ func messageText(m chain.Packed) string {
 }
 
 func proposalShow() verb {
+	var documents []string
 	return verb{
 		use: "show PROPOSAL", short: "Show what is proposed and who voted", least: 1, most: 1,
+		flags: documentFlag(&documents),
 		run: func(ctx context.Context, g *grid, args []string) error {
 			id, err := parseNumber("proposal", args[0])
 			if err != nil {
 				return err
 			}
-			p, err := read[chain.Proposal](ctx, g, "proposal "+args[0], "/v1/proposals/"+args[0], chain.ProposalKey(id))
+			p, err := g.proposal(ctx, id)
 			if err != nil {
+				return err
+			}
+			if err := g.matches(documents, p.Messages); err != nil {
 				return err
 			}
 			state := p.State.String()
@@ -133,10 +138,17 @@ func proposalShow() verb {
 	}
 }
 
+// proposal reads a proposal.
+func (g *grid) proposal(ctx context.Context, id uint64) (*chain.Proposal, error) {
+	return read[chain.Proposal](ctx, g, fmt.Sprintf("proposal %d", id), fmt.Sprintf("/v1/proposals/%d", id), chain.ProposalKey(id))
+}
+
 func proposalVote() verb {
+	var documents []string
 	return verb{
 		use: "vote PROPOSAL approve|reject", short: "Approve or reject a proposal", least: 2, most: 2,
-		long: "Vote as a member. A vote may be changed until the proposal is carried out, which\nhappens in the block in which enough members agree. A member that is a group\nvotes by a proposal of its own: --group.",
+		long:  "Vote as a member. A vote may be changed until the proposal is carried out, which\nhappens in the block in which enough members agree. A member that is a group\nvotes by a proposal of its own: --group. With --document the vote is only sent when\nthe proposal is about that file; with --prove that is proven.",
+		flags: documentFlag(&documents),
 		run: func(ctx context.Context, g *grid, args []string) error {
 			id, err := parseNumber("proposal", args[0])
 			if err != nil {
@@ -144,6 +156,15 @@ func proposalVote() verb {
 			}
 			if args[1] != "approve" && args[1] != "reject" {
 				return g.usage("vote %q: approve or reject", args[1])
+			}
+			if len(documents) > 0 {
+				p, err := g.proposal(ctx, id)
+				if err != nil {
+					return err
+				}
+				if err := g.matches(documents, p.Messages); err != nil {
+					return err
+				}
 			}
 			return g.act(ctx, &chain.Vote{Proposal: id, Approve: args[1] == "approve"})
 		},
