@@ -162,6 +162,7 @@ func (t *tx) vote(by actor, m *chain.Vote) error {
 	case !t.counts(g, by.party) || by.depth >= maxNesting:
 		return fault.Errorf(fault.Denied, "party %d is a group of groups, whose vote doesn't count in group %d", by.party, p.Group)
 	}
+	t.lists += proposalWork
 	t.ballot(p, by.party, m.Approve)
 	t.weigh(p, by.depth)
 	return nil

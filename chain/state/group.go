@@ -67,7 +67,12 @@ func (t *tx) updateGroup(by actor, m *chain.UpdateGroup) error {
 	}
 	put(t.l, chain.PartyKey(p.ID), p)
 	t.emit(chain.Event{Type: "group.updated", Party: p.ID, Name: m.Name})
-	for _, o := range t.proposals(p.ID) {
+	proposals := t.proposals(p.ID)
+	if err := t.room(len(proposals) * proposalWork); err != nil {
+		return err
+	}
+	t.lists += len(proposals) * proposalWork
+	for _, o := range proposals {
 		open := t.proposal(o.ID)
 		open.Votes = slices.DeleteFunc(open.Votes, func(b chain.Ballot) bool { return p.Group.Member(b.Party) == nil })
 		t.requeue(chain.ProposalQueue, &open.Queued, t.Time, open.ID)

@@ -18,6 +18,7 @@ const (
 	maxLists      = 2 * chain.MaxOnNode // in a transaction, a proposal that is due, and a queue of a block
 	maxBlockLists = 20_000              // in a block, after which only small transactions succeed
 	smallLists    = 64
+	proposalWork  = 8 // for a proposal that is looked at, which has up to 16 KiB
 )
 
 // mostLists is the count of changes in the block after which a transaction or a
