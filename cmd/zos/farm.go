@@ -298,16 +298,28 @@ owns it. It is only known to the chain once it is used.`,
 
 // readTicket reads a ticket file.
 func readTicket(path string) (*ticketFile, error) {
-	var t ticketFile
-	if err := readJSON(path, 4<<10, &t); err != nil {
+	b, err := readSmall(path, 4<<10)
+	if err != nil {
+		return nil, err
+	}
+	t, err := parseTicket(b)
+	if err != nil {
+		return nil, fault.Errorf(fault.Invalid, "read %s: %w", path, err)
+	}
+	return t, nil
+}
+
+func parseTicket(b []byte) (*ticketFile, error) {
+	t := &ticketFile{}
+	if err := parseJSON(b, t); err != nil {
 		return nil, err
 	}
 	var inner chain.Ticket
 	if err := canon.Unmarshal(t.Ticket, &inner); err != nil {
-		return nil, fault.Errorf(fault.Invalid, "read %s: ticket: %w", path, err)
+		return nil, fault.Errorf(fault.Invalid, "ticket: %w", err)
 	}
 	if inner != t.About {
-		return nil, fault.Errorf(fault.Invalid, "read %s: it says something else to people than to the chain; ask for another ticket", path)
+		return nil, fault.Errorf(fault.Invalid, "it says something else to people than to the chain; ask for another ticket")
 	}
-	return &t, nil
+	return t, nil
 }

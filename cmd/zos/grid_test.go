@@ -245,18 +245,14 @@ func FuzzGridFiles(f *testing.F) {
 	f.Add([]byte(`{"ticket":"a0","signature":{"key":0,"algorithm":1,"bytes":""},"about":{}}`))
 	f.Add([]byte(`{"chain":"a","group":5,"sequence":1,"expires":1,"messages":[{"type":"Send","to":1,"amount":1}],"consents":null}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		path := filepath.Join(t.TempDir(), "file")
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if s, err := readTx(path); err == nil && (len(s.body.Messages) == 0 || s.body.Version != 1) {
+		if s, err := parseTx(b); err == nil && (len(s.body.Messages) == 0 || s.body.Version != 1) {
 			t.Errorf("a transaction of nothing is read: %+v", s.body)
 		}
-		if _, err := readTicket(path); err == nil && len(b) > 4<<10 {
-			t.Error("a ticket of any size is read")
+		if x, err := parseTicket(b); err == nil && x.About.Chain == "" && len(x.Ticket) == 0 {
+			t.Error("a ticket of nothing is read")
 		}
 		var a approvalFile
-		_ = readJSON(path, 256<<10, &a)
+		_ = parseJSON(b, &a)
 	})
 }
 

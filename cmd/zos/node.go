@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -304,27 +305,43 @@ func nodeDeregister() verb {
 	}
 }
 
-// readJSON reads a small file strictly.
-func readJSON(path string, most int64, into any) error {
+// readSmall reads a file of a bounded size.
+func readSmall(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return fault.Errorf(fault.Of(err), "read file: %w", err)
+		return nil, fault.Errorf(fault.Of(err), "read file: %w", err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
-		return fault.Errorf(fault.Of(err), "read %s: %w", path, err)
+		return nil, fault.Errorf(fault.Of(err), "read %s: %w", path, err)
 	}
 	if int64(len(b)) > most {
-		return fault.Errorf(fault.Invalid, "read %s: more than %d bytes; this is no such file", path, most)
+		return nil, fault.Errorf(fault.Invalid, "read %s: more than %d bytes; this is no such file", path, most)
 	}
+	return b, nil
+}
+
+// readJSON reads a small file strictly.
+func readJSON(path string, most int64, into any) error {
+	b, err := readSmall(path, most)
+	if err != nil {
+		return err
+	}
+	if err := parseJSON(b, into); err != nil {
+		return fault.Errorf(fault.Invalid, "read %s: %w", path, err)
+	}
+	return nil
+}
+
+func parseJSON(b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return fault.Errorf(fault.Invalid, "read %s: %w", path, err)
+		return err
 	}
-	if d.More() {
-		return fault.Errorf(fault.Invalid, "read %s: something follows the object", path)
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the object")
 	}
 	return nil
 }

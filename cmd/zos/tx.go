@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
 
 	"zos.internal/chain"
 	"zos.internal/identity"
@@ -77,23 +75,23 @@ type signedTx struct {
 }
 
 func readTx(path string) (*signedTx, error) {
-	f, err := os.Open(path)
+	b, err := readSmall(path, chain.MaxTx)
 	if err != nil {
-		return nil, fault.Errorf(fault.Of(err), "read transaction: %w", err)
+		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, chain.MaxTx+1))
-	if err != nil {
-		return nil, fault.Errorf(fault.Of(err), "read transaction %s: %w", path, err)
-	}
-	s := &signedTx{}
-	if s.signed, err = identity.DecodeSigned(b, chain.MaxTx); err == nil {
-		err = s.decode()
-	}
+	s, err := parseTx(b)
 	if err != nil {
 		return nil, fault.Errorf(fault.Of(err), "read transaction %s: %w", path, err)
 	}
 	return s, nil
+}
+
+func parseTx(b []byte) (s *signedTx, err error) {
+	s = &signedTx{}
+	if s.signed, err = identity.DecodeSigned(b, chain.MaxTx); err != nil {
+		return nil, err
+	}
+	return s, s.decode()
 }
 
 func (g *grid) printTx(path string, s *signedTx) error {
