@@ -111,7 +111,7 @@ func (s *server) command(m message, keeper *conn) {
 		}()
 	case "remove":
 		s.table.Remove(m.Num)
-		go s.drop(m.Num)
+		s.drop(m.Num, func() { keeper.send(message{Op: "removed", Num: m.Num}) })
 	case "stat":
 		st := s.stats()
 		keeper.send(message{Op: "stat", Stats: &st})

@@ -74,8 +74,9 @@ func (c Client) Add(ctx context.Context, s Slot) (Slot, error) {
 	}
 }
 
-// Remove lets a slot go. It is served until the kernel closed its last handle.
-// The keeper ends with its last slot; Remove waits for that.
+// Remove lets a slot go. It is served until the kernel closed its last handle;
+// Remove waits a second for that, and then for its Reader to be closed. The
+// keeper ends with its last slot; Remove waits for that.
 func (c Client) Remove(ctx context.Context, name string) error {
 	m, err := c.call(ctx, message{Op: "remove", Name: name})
 	if err != nil || !m.Ends {

@@ -16,6 +16,11 @@ import (
 // it does so a moment after the last unmount.
 const removeWait = time.Second
 
+// closeWait is how long a removal waits for the Reader to be closed, which
+// leaves what it recorded. A keeper that ends with its last slot gives its data
+// server stopGrace for the same.
+const closeWait = stopGrace
+
 // openWait is how long an Opener may take when a slot is added.
 const openWait = 2 * time.Minute
 
@@ -127,7 +132,7 @@ func (k *keeper) add(ctx context.Context, slot Slot) (Slot, error) {
 	}
 	slot.Num = k.next
 	k.next++
-	s := &slotState{slot: slot, handles: make(map[uint64]bool), gone: make(chan struct{})}
+	s := newSlotState(slot)
 	k.slots[slot.Name] = s
 	if err := k.persist(); err != nil {
 		delete(k.slots, slot.Name)
@@ -164,7 +169,8 @@ func (k *keeper) add(ctx context.Context, slot Slot) (Slot, error) {
 	return slot, nil
 }
 
-// remove lets a slot go as soon as the kernel has no handle of it.
+// remove lets a slot go as soon as the kernel has no handle of it, and returns
+// when its Reader is closed.
 func (k *keeper) remove(ctx context.Context, name string) error {
 	// An answer of the data server comes after what it said about handles
 	// that were opened before the client asked.
@@ -181,8 +187,18 @@ func (k *keeper) remove(ctx context.Context, name string) error {
 	wait := time.NewTimer(removeWait)
 	defer wait.Stop()
 	select {
-	case <-s.gone:
+	case <-s.unused:
 	case <-wait.C: // a container still has it mounted: it goes with the container
+		return nil
+	case <-ctx.Done():
+		return nil
+	}
+	patience := time.NewTimer(closeWait)
+	defer patience.Stop()
+	select {
+	case <-s.gone:
+	case <-patience.C:
+		k.cfg.Log.Warn("the data of a removed image takes long to close", "image", name)
 	case <-ctx.Done():
 	}
 	return nil

@@ -99,7 +99,12 @@ type slotState struct {
 	slot     Slot
 	handles  map[uint64]bool
 	removing bool
-	gone     chan struct{} // closed when the slot is gone
+	unused   chan struct{} // closed when the slot is out of the table
+	gone     chan struct{} // closed when the data server has closed its Reader, too
+}
+
+func newSlotState(slot Slot) *slotState {
+	return &slotState{slot: slot, handles: make(map[uint64]bool), unused: make(chan struct{}), gone: make(chan struct{})}
 }
 
 type keeper struct {
@@ -113,6 +118,7 @@ type keeper struct {
 	next     uint64
 	slots    map[string]*slotState
 	acks     map[uint64]chan error // of slots that the data server opens
+	closing  []*slotState          // the data server closes their Readers
 	server   *conn                 // nil while no data server runs
 	stopping bool                  // the data server was told to stop
 	pid      int

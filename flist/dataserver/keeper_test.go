@@ -42,7 +42,21 @@ func openSpec(s Slot) (Reader, error) {
 	if text == "" {
 		return nil, fault.Errorf(fault.NotFound, "%s has no content", s.Name)
 	}
+	if pipe, ok := strings.CutPrefix(text, "pipe:"); ok {
+		return slowClose{repeated(text), pipe}, nil
+	}
 	return repeated(text), nil
+}
+
+// slowClose ends when somebody has written to its pipe, and then leaves a file.
+type slowClose struct {
+	repeated
+	pipe string
+}
+
+func (s slowClose) Close() error {
+	_, err := os.ReadFile(s.pipe)
+	return errors.Join(err, os.WriteFile(s.pipe+".closed", nil, 0o600))
 }
 
 type repeated string
@@ -192,6 +206,58 @@ func TestKeeper(t *testing.T) {
 	}
 	if _, err := (Client{RunDir: c.RunDir}).Add(ctx, Slot{Name: "a", Size: 1}); fault.Of(err) != fault.Unavailable {
 		t.Errorf("Add without a keeper = %v, want unavailable", err)
+	}
+}
+
+// TestRemoveWaitsForClose: what a Reader leaves when it is closed, such as the
+// recorded start, is there when Remove returns, of the last slot too.
+func TestRemoveWaitsForClose(t *testing.T) {
+	needFuse(t)
+	for _, last := range []bool{false, true} {
+		t.Run(fmt.Sprintf("last=%v", last), func(t *testing.T) {
+			c, _ := keep(t, KeepConfig{Forever: !last})
+			pipe := filepath.Join(t.TempDir(), "pipe")
+			if err := unix.Mkfifo(pipe, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Add(t.Context(), Slot{Name: "a", Size: 4, Spec: spec("pipe:" + pipe)}); err != nil {
+				t.Fatal(err)
+			}
+			removed := make(chan error, 1)
+			go func() { removed <- c.Remove(t.Context(), "a") }()
+			// The pipe can be opened for writing once Close reads it.
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			fd := -1
+			for fd < 0 {
+				var err error
+				if fd, err = unix.Open(pipe, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+					break
+				}
+				select {
+				case err := <-removed:
+					t.Fatalf("Remove() = %v before the Reader was closed", err)
+				case <-tick.C:
+				}
+			}
+			if !last { // another answer of the same processes comes behind the removal's
+				if _, err := c.Stat(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+			select {
+			case err := <-removed:
+				t.Errorf("Remove() = %v while the Reader was being closed", err)
+			default:
+			}
+			unix.Close(fd)
+			if err := <-removed; err != nil {
+				t.Errorf("Remove() = %v", err)
+			}
+			if _, err := os.Stat(pipe + ".closed"); err != nil {
+				t.Errorf("the Reader was not closed: %v", err)
+			}
+		})
 	}
 }
 

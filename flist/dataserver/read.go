@@ -158,15 +158,22 @@ func (d *device) reader(slot Slot, open Opener) (Reader, error) {
 	return d.r, nil
 }
 
-// drop closes the Reader of a slot that is gone.
-func (s *server) drop(num uint64) {
+// drop closes the Reader of a slot that is gone, which may take a while, and
+// then calls done. run waits for it.
+func (s *server) drop(num uint64, done func()) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return // closeReaders has it
+	}
 	d := s.readers[num]
 	delete(s.readers, num)
-	s.mu.Unlock()
-	if d != nil {
-		d.close()
-	}
+	s.drops.Go(func() {
+		if d != nil {
+			d.close()
+		}
+		done()
+	})
 }
 
 func (d *device) close() {
@@ -182,8 +189,10 @@ func (s *server) closeReaders() {
 	s.mu.Lock()
 	ds := s.readers
 	s.readers = make(map[uint64]*device)
+	s.ended = true
 	s.mu.Unlock()
 	for _, d := range ds {
 		d.close()
 	}
+	s.drops.Wait()
 }

@@ -42,9 +42,11 @@ type server struct {
 	mu      sync.Mutex
 	readers map[uint64]*device
 	cancels map[uint64]func() // of reads under way, by unique
+	ended   bool              // nothing is dropped any more
 
 	idle     atomic.Int64
 	wg       sync.WaitGroup // loops
+	drops    sync.WaitGroup // Readers that drop closes
 	stopping atomic.Bool
 	failed   atomic.Pointer[error]
 

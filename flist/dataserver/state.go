@@ -65,7 +65,8 @@ func (k *keeper) restore() error {
 		if err := ps.check(); err != nil || ps.Num <= rootNode || ps.Num >= k.next {
 			return fault.Errorf(fault.Invalid, "read the slot table: bad slot %q with the number %d", ps.Name, ps.Num)
 		}
-		s := &slotState{slot: ps.Slot, handles: make(map[uint64]bool), removing: ps.Removing, gone: make(chan struct{})}
+		s := newSlotState(ps.Slot)
+		s.removing = ps.Removing
 		for _, h := range ps.Handles {
 			s.handles[h] = true
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -129,6 +130,10 @@ func (k *keeper) serveOnce(ctx context.Context) error {
 		close(w)
 	}
 	k.statWait = nil
+	for _, s := range k.closing {
+		close(s.gone)
+	}
+	k.closing = nil
 	k.mu.Unlock()
 	if k.params.Resend && ctx.Err() == nil {
 		// All threads of the old server are gone: what it took and did not
@@ -196,6 +201,13 @@ func (k *keeper) listenTo(c *conn) {
 				ack <- m.err()
 				delete(k.acks, m.Num)
 			}
+		case "removed":
+			k.closing = slices.DeleteFunc(k.closing, func(s *slotState) bool {
+				if s.slot.Num == m.Num {
+					close(s.gone)
+				}
+				return s.slot.Num == m.Num
+			})
 		case "event":
 			k.failures++
 			if m.Event != nil {
@@ -228,12 +240,15 @@ func (k *keeper) dropIfUnused(s *slotState) {
 		return
 	}
 	delete(k.slots, s.slot.Name)
-	close(s.gone)
+	close(s.unused)
 	if err := k.persist(); err != nil {
 		k.cfg.Log.Error("slot table not written", "error", err)
 	}
 	if k.server != nil {
+		k.closing = append(k.closing, s)
 		k.server.send(message{Op: "remove", Num: s.slot.Num})
+	} else {
+		close(s.gone)
 	}
 	if len(k.slots) == 0 && !k.ending && !k.cfg.Forever {
 		k.ending = true
