@@ -46,6 +46,7 @@ func (t *Tree) restore(x *restore) error {
 		panic("chain state: open after snapshot: " + err.Error())
 	}
 	t.db, t.tree, t.changed = fresh.db, fresh.tree, nil
+	t.firsts.forget()
 	return nil
 }
 

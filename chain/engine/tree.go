@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -30,6 +31,7 @@ type Tree struct {
 	db      dbm.DB
 	tree    *iavl.MutableTree
 	changed []string // keys, in the order of the first change since the last commit
+	firsts  firsts
 }
 
 var _ state.Tree = (*Tree)(nil)
@@ -90,8 +92,14 @@ func (t *Tree) Close() error {
 func (t *Tree) Get(key []byte) []byte {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
+	if t.firsts.lacks(key) {
+		return nil
+	}
 	v, err := t.tree.Get(key)
 	must("read", key, err)
+	if v == nil {
+		t.firsts.missed(key)
+	}
 	return v
 }
 
@@ -101,6 +109,7 @@ func (t *Tree) Set(key, value []byte) {
 	defer t.mu.Unlock()
 	_, err := t.tree.Set(key, value)
 	must("write", key, err)
+	t.firsts.added(key)
 	t.changed = append(t.changed, string(key))
 }
 
@@ -110,6 +119,7 @@ func (t *Tree) Delete(key []byte) {
 	defer t.mu.Unlock()
 	_, _, err := t.tree.Remove(key)
 	must("delete", key, err)
+	t.firsts.removed(key)
 	t.changed = append(t.changed, string(key))
 }
 
@@ -117,9 +127,28 @@ func (t *Tree) Delete(key []byte) {
 func (t *Tree) Ascend(from, to []byte, f func(key, value []byte) bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	it, err := t.tree.Iterator(from, to, true)
+	if len(from) != queuePrefix || !bytes.HasPrefix(to, from) || from[queuePrefix-1] == 0xff {
+		it, err := t.tree.Iterator(from, to, true)
+		must("walk from", from, err)
+		walk(it, from, f)
+		return
+	}
+	if t.firsts.none(from, to) {
+		return
+	}
+	// Look beyond the end, so that the first key is known the next time.
+	end := bytes.Clone(from)
+	end[queuePrefix-1]++
+	it, err := t.tree.Iterator(from, end, true)
 	must("walk from", from, err)
-	walk(it, from, f)
+	var first string
+	walk(it, from, func(key, value []byte) bool {
+		if first == "" {
+			first = string(key)
+		}
+		return bytes.Compare(key, to) < 0 && f(key, value)
+	})
+	t.firsts.is(from, first)
 }
 
 func walk(it iavldb.Iterator, from []byte, f func(key, value []byte) bool) {
