@@ -37,8 +37,9 @@ type portion struct {
 	Amount uint64         `json:"amount"`
 }
 
-// totals add up: in = paid + usage held + refund + fees + left.
+// totals add up: in = before + paid + usage held + refund + fees + left.
 type totals struct {
+	Before uint64 `json:"before,omitempty"` // paid before the server's history begins; in is then what must have come in
 	In     uint64 `json:"in"`               // deposits and top-ups
 	Paid   uint64 `json:"paid"`             // for time, kept data and usage
 	Held   uint64 `json:"held,omitempty"`   // reported usage that isn't decided yet
@@ -53,27 +54,14 @@ func contractBills() verb {
 		use: "bills CONTRACT", short: "Show what a contract cost, line by line", least: 1, most: 1,
 		long: `Show the rate with a line for each resource, every settlement with the time it is
 for, who got what, and totals that add up: what came in is what was paid, what
-came back, fees, and what is left. With --prove the sums of the server's lines
-must be those of the contract's record, which the validators signed.
+came back, fees, and what is left. The sums of the lines must be those of the
+contract's record, which with --prove the validators signed.
 
 The shares are those of today's parameters.`,
 		run: func(ctx context.Context, g *grid, args []string) error {
-			c, err := g.contract(ctx, args[0])
+			c, bills, err := g.billed(ctx, args[0])
 			if err != nil {
 				return err
-			}
-			bills, err := client.All[chain.Bill](ctx, g.c, contractPath(c.ID, "/bills"))
-			if err != nil {
-				return err
-			}
-			if g.o.prove { // the bills may be newer than the record
-				again, err := g.contract(ctx, args[0])
-				if err != nil {
-					return err
-				}
-				if again.Money != c.Money {
-					return fault.Errorf(fault.Unavailable, "contract %s was settled while it was read; try again", c.ID)
-				}
 			}
 			var p chain.Params
 			if err := g.get(ctx, "/v1/params", &p); err != nil {
@@ -91,6 +79,29 @@ The shares are those of today's parameters.`,
 			return g.printBills(s)
 		},
 	}
+}
+
+// billed reads a contract and its bills, of the same moment.
+func (g *grid) billed(ctx context.Context, text string) (*chain.Contract, []chain.Bill, error) {
+	c, err := g.contract(ctx, text)
+	for range 3 {
+		if err != nil {
+			return nil, nil, err
+		}
+		bills, err := client.All[chain.Bill](ctx, g.c, contractPath(c.ID, "/bills"))
+		if err != nil {
+			return nil, nil, err
+		}
+		again, err := g.contract(ctx, text)
+		if err != nil {
+			return nil, nil, err
+		}
+		if again.Money == c.Money && again.State == c.State {
+			return c, bills, nil
+		}
+		c = again
+	}
+	return nil, nil, fault.Errorf(fault.Unavailable, "contract %s was settled again and again while it was read; try again", c.ID)
 }
 
 // earner is who gets the rest of what a contract pays: the farm's owner, or the
@@ -170,8 +181,12 @@ func itemise(c *chain.Contract, bills []chain.Bill, p *chain.Params, farm identi
 		s.Entries = append(s.Entries, e)
 	}
 	t.Left = c.Money.Sum()
-	out := t.Paid + t.Held + t.Refund + t.Left
-	if t.Paid != c.Money.Paid || out > t.In {
+	if len(bills) == 0 || bills[0].Type != "contract.created" { // this server came later
+		t.Before = c.Money.Paid - min(c.Money.Paid, t.Paid)
+		t.In = t.Before + t.Paid + t.Held + t.Refund + t.Left
+	}
+	out := t.Before + t.Paid + t.Held + t.Refund + t.Left
+	if t.Before+t.Paid != c.Money.Paid || out > t.In {
 		return nil, fault.Errorf(fault.Internal, "the bills of contract %s don't add up: its lines say %s paid, its record %s; %s came in, %s went out or is left. Does the server lie, or keep only part of the history?",
 			c.ID, credits(t.Paid), credits(c.Money.Paid), credits(t.In), credits(out))
 	}
@@ -228,7 +243,12 @@ func (g *grid) printBills(s *statement) error {
 		shares.rows = append(shares.rows, []string{p.Who, who, credits(p.Amount)})
 	}
 	t := s.Totals
-	sums := []string{"came in", credits(t.In), "paid", credits(t.Paid)}
+	sums := []string{"came in", credits(t.In)}
+	if t.Before > 0 {
+		g.a.note("the server's history begins after the contract; the lines and shares are of the time since")
+		sums = append(sums, "paid before", credits(t.Before))
+	}
+	sums = append(sums, "paid", credits(t.Paid))
 	for _, x := range []struct {
 		name string
 		n    uint64

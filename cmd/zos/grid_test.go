@@ -111,6 +111,10 @@ func TestBillsAddUp(t *testing.T) {
 	if shares != s.Totals.Paid || got["farm"] != 865 || got["share of 10 %"] != 85 || got["protocol, 5 %"] != 50 {
 		t.Errorf("shares %v add up to %d, want %d", got, shares, s.Totals.Paid)
 	}
+	// A server that came later knows only what happened since.
+	if s, err := itemise(c, bills[3:], &chain.Params{}, 3); err != nil || s.Totals.Before != 700 || s.Totals.In != 5400 || s.Totals.Fees != 0 {
+		t.Errorf("half a history: %+v, %v, want 700 paid before", s, err)
+	}
 	// A server that hides a line, or invents one, is noticed.
 	for name, lie := range map[string][]chain.Bill{
 		"a settlement is missing":  append(append([]chain.Bill{}, bills[:2]...), bills[3:]...),
