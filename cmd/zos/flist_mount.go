@@ -143,7 +143,10 @@ func (a *app) mountCommand() *cobra.Command {
 	var mode string
 	cmd := &cobra.Command{
 		Use: "mount [IMAGE DIRECTORY]", Short: "Mount an image; files are fetched when they are touched", Args: args(0, 2),
-		Long: "Mount an image on an existing directory. Without arguments, list what is mounted.",
+		Long: `Mount an image on an existing directory. Without arguments, list what is mounted.
+
+Reads that failed are logged in flist/keeper.log of the run directory, those of the
+mode tree in flist/tree/ID while the image is mounted.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			if len(args) == 0 {

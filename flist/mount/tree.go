@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,6 +35,7 @@ type treeHeader struct {
 	Size   int64           `json:"size"`
 	Meta   int             `json:"meta"` // bytes
 	Spec   json.RawMessage `json:"spec,omitempty"`
+	Log    []byte          `json:"log"` // locked while the process lives
 }
 
 // treeAt starts the process that serves the tree at dir.
@@ -47,17 +49,17 @@ func (h Host) treeAt(ctx context.Context, r *Request, dir string) error {
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		return fault.Errorf(fault.Unsupported, "mount image %s: %w; load the kernel's fuse module", r.ID, err)
 	}
-	head, err := json.Marshal(treeHeader{Dir: []byte(dir), Source: []byte(h.base(r.ID)), ID: r.ID, Size: r.DeviceSize, Meta: len(r.Meta), Spec: r.Spec})
+	log := h.TreeLog(r.ID, dir)
+	head, err := json.Marshal(treeHeader{Dir: []byte(dir), Source: []byte(h.base(r.ID)), ID: r.ID, Size: r.DeviceSize, Meta: len(r.Meta), Spec: r.Spec, Log: []byte(log)})
 	if err != nil {
 		return fault.Errorf(fault.Invalid, "mount image %s: %w", r.ID, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(h.base(r.ID)), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(log), 0o700); err != nil {
 		return fault.Errorf(fault.Of(err), "make the run directory: %w", err)
 	}
 	in := io.MultiReader(bytes.NewReader(append(head, '\n')), bytes.NewReader(r.Meta))
-	log := h.base(r.ID) + ".log"
-	defer os.Remove(log) // what it says later is for nobody
 	if err := dataserver.Background(ctx, h.Tree, h.Env, log, in); err != nil {
+		h.dropTreeLogs(r.ID) // the error has the end of it
 		return fault.Errorf(fault.Of(err), "mount image %s: %w", r.ID, err)
 	}
 	return nil
@@ -89,6 +91,13 @@ func ServeTree(ctx context.Context, in io.Reader, ready func(), open dataserver.
 	meta := make([]byte, head.Meta)
 	if _, err := io.ReadFull(br, meta); err != nil {
 		return fault.Errorf(fault.Invalid, "serve a tree: read the metadata: %w", err)
+	}
+	if len(head.Log) > 0 {
+		log, err := lockLog(string(head.Log))
+		if err != nil {
+			return err
+		}
+		defer log.Close() // at last: an unmount waits for it
 	}
 	root, _, err := erofs.Decode(meta)
 	if err != nil {
@@ -134,6 +143,7 @@ type treeFS struct {
 	opt   dataserver.Options
 	ino   map[*tree.Node]uint64
 	nlink map[*tree.Node]uint32
+	errs  atomic.Int64
 }
 
 func newTreeFS(root *tree.Node, slot dataserver.Slot, r dataserver.Reader, opt dataserver.Options) *treeFS {
@@ -240,7 +250,10 @@ func (t *treeNode) Read(ctx context.Context, _ fs.FileHandle, dest []byte, off i
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, syscall.EINTR
 		}
-		t.fsys.opt.Log.Error("read failed", "image", t.fsys.slot.Name, "offset", at, "length", n, "error", err)
+		// An image whose source is gone must not fill the log: lines 1, 2, 4, 8, …
+		if k := t.fsys.errs.Add(1); k&(k-1) == 0 {
+			t.fsys.opt.Log.Error("read failed", "failures", k, "image", t.fsys.slot.Name, "offset", at, "length", n, "error", err)
+		}
 		if f := t.fsys.opt.OnEvent; f != nil {
 			f(dataserver.Event{Kind: "read", Slot: t.fsys.slot.Num, Name: t.fsys.slot.Name, Offset: at, Length: int(n), Error: err.Error()})
 		}

@@ -71,6 +71,9 @@ func (h Host) Unmount(ctx context.Context, target string) error {
 		return err
 	}
 	h.log().Info("image unmounted", "image", t.image, "target", abs)
+	if t.mode() == Tree && t.base.target == t.target {
+		h.awaitTree(ctx, t.image, t.target) // a user without root has a process for each target
+	}
 	return h.release(ctx, t.image)
 }
 
@@ -114,7 +117,9 @@ func (h Host) dropBase(ctx context.Context, id string, mode Mode) error {
 		return fault.Errorf(fault.Of(err), "unmount %s: %w", base, err)
 	}
 	os.Remove(base)
-	if mode != Tree {
+	if mode == Tree {
+		h.awaitTree(ctx, id, base)
+	} else {
 		if err := h.client().Remove(ctx, id); err != nil && fault.Of(err) != fault.NotFound {
 			return err
 		}

@@ -154,5 +154,9 @@ func user(ctx context.Context, dir, data string) error {
 	if m.Mode != mount.Tree || len(m.Reasons) != 2 {
 		errs = append(errs, fmt.Errorf("mounted as %+v, want tree and two reasons", m))
 	}
-	return errors.Join(append(errs, h.Unmount(ctx, target))...)
+	errs = append(errs, h.Unmount(ctx, target))
+	if left, err := os.ReadDir(filepath.Join(dir, "run", "tree")); err != nil || len(left) > 0 {
+		errs = append(errs, fmt.Errorf("the log of the tree is left: %v, %w", left, err))
+	}
+	return errors.Join(errs...)
 }

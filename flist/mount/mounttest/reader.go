@@ -25,6 +25,10 @@ type FileSpec struct {
 	FailFrom int64 `json:"fail_from,omitempty"`
 	// RefuseOpen: the Opener fails.
 	RefuseOpen bool `json:"refuse_open,omitempty"`
+	// ClosePipe holds the end of the Reader up until this named pipe was
+	// opened for writing and closed again; then a file with .closed behind
+	// this name is there.
+	ClosePipe string `json:"close_pipe,omitempty"`
 }
 
 // JSON is the spec's text form.
@@ -86,4 +90,11 @@ func (r *FileReader) ReadAt(ctx context.Context, p []byte, off int64) error {
 }
 
 // Close closes the file.
-func (r *FileReader) Close() error { return r.f.Close() }
+func (r *FileReader) Close() error {
+	err := r.f.Close()
+	if r.spec.ClosePipe != "" {
+		_, perr := os.ReadFile(r.spec.ClosePipe)
+		err = errors.Join(err, perr, os.WriteFile(r.spec.ClosePipe+".closed", nil, 0o600))
+	}
+	return err
+}
