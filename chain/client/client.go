@@ -35,16 +35,20 @@ const (
 	maxAnswer = 8 << 20 // bytes
 	maxEvent  = 8 << 20 // bytes of one block's events
 	timeout   = 20 * time.Second
+	maxPages  = 2000             // of a list, 500 items each
+	maxQuiet  = 60 * time.Second // without a sign of life on a stream; a server gives one every 15 s
 )
 
 // Client asks one server. It is safe for concurrent use.
 type Client struct {
-	base string
-	http *http.Client
+	base  string
+	http  *http.Client
+	quiet time.Duration // see maxQuiet
 }
 
 // New returns a client of a server, such as http://127.0.0.1:4600. A nil
-// http.Client gets one with sensible limits.
+// http.Client gets one with sensible limits. Redirects are not followed: a server
+// answers for itself or not at all.
 func New(server string, h *http.Client) (*Client, error) {
 	u, err := url.Parse(server)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -53,7 +57,9 @@ func New(server string, h *http.Client) (*Client, error) {
 	if h == nil {
 		h = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: timeout}}
 	}
-	return &Client{base: strings.TrimSuffix(u.String(), "/"), http: h}, nil
+	own := *h
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Client{base: strings.TrimSuffix(u.String(), "/"), http: &own, quiet: maxQuiet}, nil
 }
 
 // Server is the address of the server.
@@ -71,14 +77,16 @@ func (c *Client) Get(ctx context.Context, path string, out any) error {
 	return c.do(req, out)
 }
 
-// All asks for every page of a list.
+// All asks for every page of a list, of which a server may give up to a million
+// items.
 func All[T any](ctx context.Context, c *Client, path string) ([]T, error) {
 	var all []T
 	join := "?"
 	if strings.Contains(path, "?") {
 		join = "&"
 	}
-	for cursor := ""; ; {
+	cursor := ""
+	for range maxPages {
 		var page chain.Page[T]
 		if err := c.Get(ctx, path+join+"limit=500&cursor="+url.QueryEscape(cursor), &page); err != nil {
 			return nil, err
@@ -87,8 +95,12 @@ func All[T any](ctx context.Context, c *Client, path string) ([]T, error) {
 		if page.Next == "" || page.Next == cursor {
 			return all, nil
 		}
+		if len(page.Items) == 0 {
+			return nil, fault.Errorf(fault.Invalid, "chain server %s: %s goes on after an empty page", c.base, path)
+		}
 		cursor = page.Next
 	}
+	return nil, fault.Errorf(fault.Invalid, "chain server %s: %s has more than %d items; ask for a part of them", c.base, path, len(all))
 }
 
 // Submit sends a signed transaction and waits until it is in a block. A refusal
@@ -183,7 +195,10 @@ func (c *Client) Events(ctx context.Context, from uint64, topics ...string) iter
 			yield(chain.BlockEvents{}, problem(c.base, resp.StatusCode, b))
 			return
 		}
-		lines := bufio.NewScanner(resp.Body)
+		body := &watched{body: resp.Body, quiet: c.quiet}
+		body.timer = time.AfterFunc(c.quiet, func() { _ = resp.Body.Close() }) // which ends the read
+		defer body.timer.Stop()
+		lines := bufio.NewScanner(body)
 		lines.Buffer(nil, maxEvent)
 		for lines.Scan() {
 			data, ok := strings.CutPrefix(lines.Text(), "data: ")
@@ -203,6 +218,20 @@ func (c *Client) Events(ctx context.Context, from uint64, topics ...string) iter
 			yield(chain.BlockEvents{}, fault.Errorf(fault.Unavailable, "events of chain server %s ended: %w", c.base, cmpErr(err)))
 		}
 	}
+}
+
+// watched reads a stream whose body is closed when nothing comes for a while: a
+// server that hangs says so by nothing else.
+type watched struct {
+	body  io.Reader
+	quiet time.Duration
+	timer *time.Timer
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.body.Read(p)
+	w.timer.Reset(w.quiet)
+	return n, err
 }
 
 func cmpErr(err error) error {

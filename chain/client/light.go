@@ -27,6 +27,13 @@ import (
 // checkpoint.
 const TrustPeriod = 14 * 24 * time.Hour
 
+// Bounds of what is asked of a witness.
+const (
+	witnessTime = 8 * time.Second        // for a block
+	behindTries = 5                      // when it hasn't a block yet
+	behindWait  = 400 * time.Millisecond // between them
+)
+
 // Trust is a checkpoint: a block that the caller got from somebody it trusts,
 // such as the signed image of the operating system.
 type Trust struct {
@@ -91,6 +98,10 @@ func NewLight(ctx context.Context, o Options) (*Light, error) {
 	if err := l.fresh(); err != nil {
 		return nil, err
 	}
+	// What was verified before, here or by another process, isn't undone.
+	if height, err := l.light.LastTrustedHeight(); err == nil && height > 0 {
+		l.newest = uint64(height - 1)
+	}
 	return l, nil
 }
 
@@ -121,7 +132,7 @@ func lightError(err error) error {
 	case errors.As(err, &bad), errors.Is(err, light.ErrLightClientAttack):
 		return fault.Errorf(fault.Denied, "a chain server lies: %w", err)
 	case errors.Is(err, provider.ErrNoResponse), errors.Is(err, provider.ErrHeightTooHigh), errors.Is(err, provider.ErrLightBlockNotFound),
-		errors.Is(err, light.ErrNoWitnesses), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		errors.Is(err, light.ErrNoWitnesses), errors.Is(err, light.ErrFailedHeaderCrossReferencing), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return fault.Errorf(fault.Unavailable, "no chain server could show a block: %w", err)
 	}
 	return fault.Errorf(fault.Denied, "the chain server's block is not proven: %w", err)
@@ -299,15 +310,30 @@ func (s *source) LightBlock(ctx context.Context, height int64) (*types.LightBloc
 	if held != nil && held.Height == height {
 		return held, nil
 	}
+	// One slow witness holds up all the others, so it has not much time. Whoever
+	// says nothing useful has given no answer, neither more nor less: the light
+	// client would sleep for one who is behind, and forget one who is away.
+	ctx, cancel := context.WithTimeout(ctx, witnessTime)
+	defer cancel()
 	var answer chain.LightBlock
-	if err := s.c.Get(ctx, fmt.Sprintf("%s%d", chain.PathLight, height), &answer); err != nil {
-		switch fault.Of(err) {
-		case fault.NotFound:
-			return nil, provider.ErrLightBlockNotFound
-		case fault.Conflict, fault.Expired:
-			return nil, provider.ErrHeightTooHigh
+	for try := 1; ; try++ {
+		err := s.c.Get(ctx, fmt.Sprintf("%s%d", chain.PathLight, height), &answer)
+		if err == nil {
+			break
 		}
-		return nil, fmt.Errorf("%w: %w", provider.ErrNoResponse, err)
+		if fault.Of(err) == fault.NotFound {
+			return nil, provider.ErrLightBlockNotFound
+		}
+		if fault.Of(err) != fault.Conflict || try == behindTries {
+			return nil, provider.ErrNoResponse
+		}
+		wait := time.NewTimer(behindWait) // it will have the block soon
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return nil, provider.ErrNoResponse
+		}
 	}
 	b, err := decodeBlock(answer.Block)
 	if err != nil {
