@@ -20,6 +20,7 @@ func dependencies() []dependency {
 	return []dependency{
 		{"github.com/btcsuite/btcd/btcutil", "bech32m text of addresses"},
 		{"github.com/cometbft/cometbft", "the consensus engine of the chain, in process, and its light client"},
+		{"github.com/cometbft/cometbft-db", "the stores that the consensus engine is given"},
 		{"github.com/compose-spec/compose-go/v2", "reads compose files for zos compose convert"},
 		{"github.com/cosmos/cosmos-db", "the key-value store under the chain's state tree"},
 		{"github.com/cosmos/iavl", "the chain's state tree, with proofs"},
