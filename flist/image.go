@@ -22,7 +22,7 @@ type Image struct {
 	RootBytes []byte
 	Domain    block.Domain
 	Metadata  []byte     // EROFS image, canonical
-	Tree      *tree.Node // decoded metadata; Content is nil, Offset is set
+	Tree      *tree.Node // decoded metadata; Content is nil, Offset is set. nil if OpenOptions.Checked had the image: see LoadTree
 	MapBytes  []byte
 	Map       *chunkmap.Map
 	Config    *config.Config
@@ -36,6 +36,23 @@ type Image struct {
 type OpenOptions struct {
 	// Domain opens a private image; the zero value opens public ones.
 	Domain block.Domain
+	// Checked remembers which images passed the canonical check. One that is in
+	// it is opened without the check and without its Tree, since its id stands
+	// for the same bytes; they are still compared with their hashes. nil checks
+	// always.
+	Checked Checked
+}
+
+// CheckVersion counts up whenever the checks that Checked stands for refuse more
+// than before: those of erofs.Check and of the counts of the root.
+const CheckVersion = 1
+
+// Checked is a set of images that passed the checks of CheckVersion on this
+// machine. Whoever can add to it can have the kernel parse what he likes, so it
+// belongs to the user that mounts.
+type Checked interface {
+	Has(id ID) bool
+	Add(id ID)
 }
 
 // Open fetches root, metadata, map, config and executables of an image and
@@ -51,7 +68,7 @@ func Open(ctx context.Context, from block.Bucket, id ID, opt OpenOptions) (*Imag
 		}
 	}
 	img := &Image{ID: id, Root: o.root, RootBytes: o.rootBytes, Domain: opt.Domain, start: o.start}
-	if err := img.open(ctx, from, o.objects); err != nil {
+	if err := img.open(ctx, from, o.objects, opt.Checked); err != nil {
 		return nil, fault.Errorf(fault.Of(err), "open image %v: %w", id, err)
 	}
 	return img, nil
@@ -70,7 +87,7 @@ func openRoot(ctx context.Context, from block.Bucket, id ID) (*opened, error) {
 }
 
 // open completes img with the objects that are there and those in from.
-func (img *Image) open(ctx context.Context, from block.Bucket, have map[block.Name][]byte) error {
+func (img *Image) open(ctx context.Context, from block.Bucket, have map[block.Name][]byte, checked Checked) error {
 	root := img.Root
 	dom := img.Domain
 	domainID := dom.ID()
@@ -105,19 +122,17 @@ func (img *Image) open(ctx context.Context, from block.Bucket, have map[block.Na
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	if checked == nil || !checked.Has(img.ID) {
+		if err := img.checkTree(); err != nil {
+			return err
+		}
+		if checked != nil {
+			checked.Add(img.ID)
+		}
+	}
 	var err error
-	var blocks uint64
-	if img.Tree, blocks, err = erofs.Check(img.Metadata); err != nil {
-		return err
-	}
-	if blocks != root.DeviceBlocks {
-		return fault.Errorf(fault.Invalid, "the metadata has a device of %d blocks, the root of %d", blocks, root.DeviceBlocks)
-	}
-	if err := img.checkTree(); err != nil {
-		return err
-	}
 	img.MapBytes = mapBytes
-	if img.Map, err = chunkmap.Parse(img.MapBytes, blocks*BlockSize); err != nil {
+	if img.Map, err = chunkmap.Parse(img.MapBytes, root.DeviceBlocks*BlockSize); err != nil {
 		return err
 	}
 	if img.Config, err = config.Parse(configBytes); err != nil {
@@ -131,9 +146,30 @@ func (img *Image) open(ctx context.Context, from block.Bucket, have map[block.Na
 	return nil
 }
 
-// checkTree compares the counts of the root with the tree and keeps every file
-// inside the device.
+// LoadTree decodes Tree if Open left it out.
+func (img *Image) LoadTree() error {
+	if img.Tree != nil {
+		return nil
+	}
+	root, _, err := erofs.Decode(img.Metadata)
+	if err != nil {
+		return fault.Errorf(fault.Of(err), "read the tree of image %v: %w", img.ID, err)
+	}
+	img.Tree = root
+	return nil
+}
+
+// checkTree is the canonical check of the metadata; it compares the counts of the
+// root with the tree and keeps every file inside the device.
 func (img *Image) checkTree() error {
+	root, blocks, err := erofs.Check(img.Metadata)
+	if err != nil {
+		return err
+	}
+	if blocks != img.Root.DeviceBlocks {
+		return fault.Errorf(fault.Invalid, "the metadata has a device of %d blocks, the root of %d", blocks, img.Root.DeviceBlocks)
+	}
+	img.Tree = root
 	size := int64(img.Root.DeviceBlocks) * BlockSize
 	var entries, content uint64
 	seen := make(map[*tree.Node]bool)

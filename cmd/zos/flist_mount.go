@@ -159,7 +159,7 @@ mode tree in flist/tree/ID while the image is mounted.`,
 			if o.mode, err = mount.ParseMode(mode); err != nil {
 				return err
 			}
-			img, m, err := a.open(ctx, args[0])
+			img, m, err := a.openToMount(ctx, args[0])
 			if err != nil {
 				return err
 			}

@@ -136,7 +136,7 @@ func (a *app) storeMetadata(ctx context.Context, img *flist.Image, files map[str
 		}
 	}
 	// It counts only if an image opens from it alone.
-	if _, err := flist.Open(ctx, to, img.ID, flist.OpenOptions{Domain: img.Domain}); err != nil {
+	if _, err := flist.Open(ctx, to, img.ID, flist.OpenOptions{Domain: img.Domain, Checked: a.checked()}); err != nil {
 		if errors.Is(err, fault.NotFound) {
 			return nil // a part was in the local store
 		}
@@ -148,12 +148,12 @@ func (a *app) storeMetadata(ctx context.Context, img *flist.Image, files map[str
 	if err := os.Rename(tmp, a.metadataDir(img.ID.String())); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return pruneMetadata(all)
+	return pruneOldest(all, metadataImages)
 }
 
-// pruneMetadata leaves the latest images, and nothing that a killed process left
-// half made for long.
-func pruneMetadata(all string) error {
+// pruneOldest leaves the latest entries of a directory, and nothing that a killed
+// process left half made for long.
+func pruneOldest(all string, keep int) error {
 	entries, err := os.ReadDir(all)
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func pruneMetadata(all string) error {
 		}
 	}
 	slices.SortFunc(images, func(x, y image) int { return cmp.Or(y.at.Compare(x.at), cmp.Compare(x.name, y.name)) })
-	for _, i := range images[min(len(images), metadataImages):] {
+	for _, i := range images[min(len(images), keep):] {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(all, i.name)))
 	}
 	return err

@@ -287,15 +287,24 @@ func (a *app) missQuietly(e block.Event) {
 
 // open resolves a reference and opens the image from the local store or a hub.
 func (a *app) open(ctx context.Context, ref string) (*flist.Image, *block.Mirrors, error) {
+	return a.openWith(ctx, ref, flist.OpenOptions{})
+}
+
+// openToMount is open for the kernel, which needs no tree of an image that was
+// checked before.
+func (a *app) openToMount(ctx context.Context, ref string) (*flist.Image, *block.Mirrors, error) {
+	return a.openWith(ctx, ref, flist.OpenOptions{Checked: a.checked()})
+}
+
+// openWith is open with the options but the domain, which is the user's.
+func (a *app) openWith(ctx context.Context, ref string, opt flist.OpenOptions) (*flist.Image, *block.Mirrors, error) {
 	id, _, err := a.resolve(ctx, ref)
 	if err != nil {
 		return nil, nil, err
 	}
-	dom, _, err := a.domain()
-	if err != nil {
+	if opt.Domain, _, err = a.domain(); err != nil {
 		return nil, nil, err
 	}
-	opt := flist.OpenOptions{Domain: dom}
 	store, dir, err := a.images()
 	if err != nil {
 		return nil, nil, err

@@ -106,7 +106,7 @@ func (a *app) run(ctx context.Context, ref string, command []string, o *runOptio
 	if o.readyFD > 0 {
 		unix.CloseOnExec(o.readyFD) // whoever waits must not wait for our children
 	}
-	img, m, err := a.open(ctx, ref)
+	img, m, err := a.openToMount(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -267,6 +267,9 @@ func (a *app) fill(s *compute.Spec, img *flist.Image, command []string, o *runOp
 	}
 	s.WritableDirs = o.writable
 	if len(o.writable) == 0 && s.Sealed != compute.Off {
+		if err := img.LoadTree(); err != nil {
+			return err
+		}
 		s.WritableDirs = writableDirs(img)
 	}
 	s.WritableRoot = s.Sealed == compute.Off
