@@ -60,6 +60,7 @@ type Config struct {
 	KeepVersions  uint64        // of the state, for queries and proofs; default 256
 	KeepBlocks    time.Duration // default 14 days; negative: for ever
 	SnapshotEvery uint64        // blocks; default 10,000
+	KeepSnapshots int           // default 2; one that is dropped while a peer fetches it makes the peer begin anew
 	SyncFrom      *SyncFrom     // begin an empty folder from a snapshot
 
 	Release chain.Hash // the release that this program is from, if known
@@ -101,6 +102,9 @@ func (c Config) withDefaults() Config {
 	if c.SnapshotEvery == 0 {
 		c.SnapshotEvery = 10_000
 	}
+	if c.KeepSnapshots == 0 {
+		c.KeepSnapshots = keepSnapshots
+	}
 	if c.PeerListen == "" {
 		c.PeerListen = "127.0.0.1:0"
 	}
@@ -140,7 +144,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	}
 	n.app = newApp(appConfig{
 		tree: n.tree, clock: cfg.Clock, log: cfg.Log, keep: cfg.KeepVersions, retain: cfg.KeepBlocks,
-		snapshots: newSnapshots(filepath.Join(data, "snapshots"), n.tree, cfg.SnapshotEvery, cfg.Log),
+		snapshots: newSnapshots(filepath.Join(data, "snapshots"), n.tree, cfg.SnapshotEvery, cfg.KeepSnapshots, cfg.Log),
 		committed: n.committed, failed: n.fail, satisfied: n.satisfies, lastTime: n.lastTime, restored: n.relist, audit: cfg.Audit,
 	})
 	if err := n.startEngine(ctx, doc); err != nil {

@@ -77,8 +77,9 @@ func TestFourValidatorsAndAFollower(t *testing.T) {
 	cfgs, faucet := federation(t, 4)
 	nodes := make([]*Node, len(cfgs))
 	for i := range cfgs {
-		cfgs[i].SnapshotEvery = 5
-		cfgs[i].EmptyEvery = 100 * time.Millisecond
+		cfgs[i].SnapshotEvery, cfgs[i].KeepSnapshots = 5, 1000
+		cfgs[i].KeepVersions = 10_000
+		cfgs[i].EmptyEvery = 200 * time.Millisecond
 		n, err := Start(t.Context(), cfgs[i])
 		if err != nil {
 			t.Fatal(err)

@@ -334,6 +334,7 @@ func TestBadFolders(t *testing.T) {
 func TestUpgradeStopsTheChain(t *testing.T) {
 	dir, faucet := newChain(t)
 	cfg := testConfig(t, dir)
+	cfg.EmptyEvery = 50 * time.Millisecond
 	n, err := Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -45,13 +45,14 @@ type snapshots struct {
 	dir   string
 	tree  *Tree
 	every uint64
+	keep  int
 	log   *slog.Logger
 	wg    sync.WaitGroup
 	busy  sync.Mutex
 }
 
-func newSnapshots(dir string, tree *Tree, every uint64, log *slog.Logger) *snapshots {
-	return &snapshots{dir: dir, tree: tree, every: every, log: log}
+func newSnapshots(dir string, tree *Tree, every uint64, keep int, log *slog.Logger) *snapshots {
+	return &snapshots{dir: dir, tree: tree, every: every, keep: keep, log: log}
 }
 
 // consider makes a snapshot in the background when it is time for one.
@@ -118,7 +119,7 @@ func (s *snapshots) make(height uint64, e *iavl.Exporter) error {
 		return err
 	}
 	all := s.heights()
-	for len(all) > keepSnapshots {
+	for len(all) > s.keep {
 		if err := os.RemoveAll(filepath.Join(s.dir, strconv.FormatUint(all[0], 10))); err != nil {
 			return err
 		}

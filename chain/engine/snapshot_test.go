@@ -54,7 +54,7 @@ func openTree(t testing.TB) *Tree {
 
 func snapshotApp(t testing.TB, tree *Tree) *app {
 	log := slog.New(slog.DiscardHandler)
-	return newApp(appConfig{tree: tree, clock: clock.System{}, log: log, snapshots: newSnapshots(t.TempDir(), tree, 5, log), failed: func(error) {}})
+	return newApp(appConfig{tree: tree, clock: clock.System{}, log: log, snapshots: newSnapshots(t.TempDir(), tree, 5, keepSnapshots, log), failed: func(error) {}})
 }
 
 func TestSnapshotGivesTheSameTree(t *testing.T) {
