@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"zos.internal/chain"
 	"zos.internal/identity"
-	"zos.internal/internal/atomicfile"
 	"zos.internal/internal/fault"
 )
 
@@ -227,14 +225,4 @@ func feeOf(p chain.Params, code chain.Code) (fee uint64) {
 		}
 	}
 	return fee
-}
-
-// writeNew writes a file that isn't there yet.
-func writeNew(path string, b []byte) error { return writeFile(path, b, true) }
-
-func writeFile(path string, b []byte, fresh bool) error {
-	if _, err := os.Lstat(path); err == nil && fresh {
-		return fault.Errorf(fault.Conflict, "write %s: the file exists; choose another name", path)
-	}
-	return atomicfile.Write(path, b, 0o600)
 }

@@ -134,13 +134,16 @@ type stub struct {
 	refuse   int    // transactions with a wrong sequence that are refused
 	sent     []*chain.Tx
 	key      identity.PublicKey
+	contract map[string]any
 }
 
 func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := func(v any) { json.NewEncoder(w).Encode(v) }
 	switch {
 	case r.URL.Path == "/v1/status":
-		answer(chain.Status{Chain: s.chain, Height: 9})
+		answer(chain.Status{Chain: s.chain, Height: 9, Time: 500})
+	case r.URL.Path == "/v1/contracts/7-1":
+		answer(s.contract)
 	case r.URL.Path == "/v1/params":
 		answer(chain.Params{Fees: []chain.Fee{{Code: 0, Fee: 3}, {Code: 501, Fee: 5}}})
 	case strings.HasPrefix(r.URL.Path, "/v1/keys/"):
@@ -237,6 +240,27 @@ func TestFeesAreFound(t *testing.T) {
 	}
 	if got := s.sent[0].Body.FeeLimit; got != 8 {
 		t.Errorf("the fee limit of a proposal is %d, want 3 + 5", got)
+	}
+}
+
+// Usage is reported from the last report on, without a gap.
+func TestUsageIsReportedFromTheLastReport(t *testing.T) {
+	dir := t.TempDir()
+	for usage, from := range map[int64]int64{0: 100, 300: 300} {
+		s := &stub{chain: "test-1", contract: map[string]any{"id": 7<<24 | 1, "created": 100}}
+		server := httptest.NewServer(s)
+		defer server.Close()
+		s.contract["agreed"] = chain.Version{Version: 1}
+		if usage > 0 {
+			s.contract["usage"] = usage
+		}
+		if code, log := gridRun(t, dir, server.URL, s, "node", "usage", "7/1", "--egress", "2GiB"); code != exitOK {
+			t.Fatalf("exit code %d: %s", code, log)
+		}
+		m, ok := s.sent[0].Messages[0].(*chain.ReportUsage)
+		if want := (chain.ReportUsage{ID: 7<<24 | 1, From: from, To: 500, Egress: 2 << 30}); !ok || *m != want {
+			t.Errorf("reported %+v, want %+v", m, want)
+		}
 	}
 }
 

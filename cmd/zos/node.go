@@ -1,14 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,94 +10,21 @@ import (
 	"zos.internal/chain/client"
 	"zos.internal/identity"
 	"zos.internal/internal/fault"
-	"zos.internal/internal/progress"
 	"zos.internal/workload"
 )
 
 func nodeVerbs() []verb {
-	return []verb{nodeRegister(), nodeShow(), nodeList(), nodeReport(), nodePower(), nodeTarget(), nodeDeregister()}
+	return []verb{nodeRegister(), nodeShow(), nodeList(), nodeReport(), nodeUsage(), nodeUpdate(), nodePower(), nodeTarget(), nodeDeregister()}
 }
-
-// capacityFlags are resources by flag.
-type capacityFlags struct {
-	cpu, memory, ssd, hdd string
-	ipv4, ipv6            uint32
-	gpu                   []string
-}
-
-func (c *capacityFlags) flags(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&c.cpu, "cpu", "", "virtual `CPUs`, such as 1.5")
-	f.StringVar(&c.memory, "memory", "", "`size` of memory, such as 512MiB")
-	f.StringVar(&c.ssd, "ssd", "", "`size` of SSD")
-	f.StringVar(&c.hdd, "hdd", "", "`size` of hard disk")
-	f.Uint32Var(&c.ipv4, "ipv4", 0, "`number` of public IPv4 addresses")
-	f.Uint32Var(&c.ipv6, "ipv6", 0, "`number` of public IPv6 addresses")
-	f.StringSliceVar(&c.gpu, "gpu", nil, "`slot/vendor/device` of a GPU; repeat for several")
-}
-
-func (c *capacityFlags) capacity() (out chain.Capacity, err error) {
-	for _, f := range []struct {
-		name, text string
-		to         *uint64
-		parse      func(string) (uint64, error)
-	}{{"--cpu", c.cpu, &out.CPU, workload.ParseCPU}, {"--memory", c.memory, &out.Memory, workload.ParseSize}, {"--ssd", c.ssd, &out.SSD, workload.ParseSize}, {"--hdd", c.hdd, &out.HDD, workload.ParseSize}} {
-		if f.text == "" {
-			continue
-		}
-		if *f.to, err = f.parse(f.text); err != nil {
-			return out, fault.Errorf(fault.Of(err), "%s: %w", f.name, err)
-		}
-	}
-	out.IPv4, out.IPv6 = uint64(c.ipv4), uint64(c.ipv6)
-	if len(c.gpu) > 0 {
-		out = out.Add(chain.Capacity{GPU: c.gpu}) // sorted
-	}
-	return out, nil
-}
-
-// capacityText shows resources.
-func capacityText(c chain.Capacity) string {
-	var out []string
-	add := func(n uint64, text string) {
-		if n > 0 {
-			out = append(out, text)
-		}
-	}
-	add(c.CPU, cpus(c.CPU)+" CPU")
-	for _, s := range []struct {
-		n    uint64
-		name string
-	}{{c.Memory, "memory"}, {c.SSD, "SSD"}, {c.HDD, "HDD"}} {
-		add(s.n, progress.Size(int64(s.n))+" "+s.name)
-	}
-	add(c.IPv4, fmt.Sprintf("%d IPv4", c.IPv4))
-	add(c.IPv6, fmt.Sprintf("%d IPv6", c.IPv6))
-	add(uint64(len(c.GPU)), fmt.Sprintf("%d GPU", len(c.GPU)))
-	if len(out) == 0 {
-		return "nothing"
-	}
-	return strings.Join(out, ", ")
-}
-
-func cpus(milli uint64) string { return trimDecimal(fmt.Sprintf("%d.%03d", milli/1000, milli%1000)) }
 
 func nodeRegister() verb {
-	var c capacityFlags
-	var r relayFlags
-	var location string
-	var virtual bool
+	var m machineFlags
 	return verb{
 		use: "register TICKET", short: "Make a machine a node of a farm", least: 1, most: 1,
 		long: `Make a node of the key that signs, with a ticket of a farm. Zero-OS does this
 itself when it starts; the command is for machines that are described by hand.`,
 		example: "  zos node register ticket --key node-1 --cpu 8 --memory 32GiB --ssd 1TiB",
-		flags: func(cmd *cobra.Command) {
-			c.flags(cmd)
-			cmd.Flags().UintSliceVar(&r.relays, "relay", nil, "`party` of a relay that the node uses; repeat for several")
-			cmd.Flags().StringVar(&location, "location", "", "`text`: where it stands")
-			cmd.Flags().BoolVar(&virtual, "virtual", false, "it is a virtual machine")
-		},
+		flags:   m.flags,
 		run: func(ctx context.Context, g *grid, args []string) error {
 			t, err := readTicket(args[0])
 			if err != nil {
@@ -116,15 +37,66 @@ itself when it starts; the command is for machines that are described by hand.`,
 			if k.KEM == nil {
 				return fault.Errorf(fault.Invalid, "the key has no sealing key, which a node needs; make one with zos key new")
 			}
-			m := &chain.RegisterNode{Ticket: t.Ticket, Signature: t.Signature, Signer: t.Signer, Key: k.Sign.Public(), KEM: k.KEM.Public().Bytes(),
-				Machine: chain.Machine{Location: location, Virtual: virtual}}
-			if m.Machine.Capacity, err = c.capacity(); err != nil {
+			join := &chain.RegisterNode{Ticket: t.Ticket, Signature: t.Signature, Signer: t.Signer, Key: k.Sign.Public(), KEM: k.KEM.Public().Bytes()}
+			if err := m.apply(g.cmd, &join.Machine); err != nil {
 				return err
 			}
-			if m.Machine.Relays, err = r.parties(); err != nil {
+			return g.join(ctx, join)
+		},
+	}
+}
+
+func nodeUpdate() verb {
+	var m machineFlags
+	return verb{
+		use: "update", short: "As a node: change what you say of yourself", flags: m.flags,
+		long: "Change what is given; the rest stays. Resources are given all together.",
+		run: func(ctx context.Context, g *grid, _ []string) error {
+			me, err := g.me(ctx, false)
+			if err != nil {
 				return err
 			}
-			return g.join(ctx, m)
+			n, err := g.readNode(ctx, me.party.ID)
+			if err != nil {
+				return err
+			}
+			u := &chain.UpdateNode{Machine: n.Machine}
+			if err := m.apply(g.cmd, &u.Machine); err != nil {
+				return err
+			}
+			return g.own(ctx, u)
+		},
+	}
+}
+
+func nodeUsage() verb {
+	var egress, root string
+	return verb{
+		use: "usage CONTRACT", short: "As a node: report what a deployment used since the last report", least: 1, most: 1,
+		long: "Report counters from the last report, or the beginning, until now. The amount is\nheld for a day, in which the owner may dispute it, and then paid.",
+		flags: func(cmd *cobra.Command) {
+			cmd.Flags().StringVar(&egress, "egress", "0", "`size` that was sent to the public network")
+			cmd.Flags().StringVar(&root, "root", "", "Merkle root `hash` of the counters behind the sum")
+		},
+		run: func(ctx context.Context, g *grid, args []string) error {
+			c, err := g.contract(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			s, err := g.c.Status(ctx)
+			if err != nil {
+				return err
+			}
+			m := &chain.ReportUsage{ID: c.ID, From: max(c.Created, c.Usage), To: s.Time}
+			if m.Egress, err = workload.ParseSize(egress); err != nil {
+				return fault.Errorf(fault.Of(err), "--egress: %w", err)
+			}
+			if root != "" {
+				if err := m.Root.UnmarshalText([]byte(root)); err != nil {
+					return fault.Errorf(fault.Of(err), "--root: %w", err)
+				}
+			}
+			return g.own(ctx, m)
 		},
 	}
 }
@@ -303,45 +275,4 @@ func nodeDeregister() verb {
 			return g.act(ctx, &chain.DeregisterNode{Node: id})
 		},
 	}
-}
-
-// readSmall reads a file of a bounded size.
-func readSmall(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fault.Errorf(fault.Of(err), "read file: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return nil, fault.Errorf(fault.Of(err), "read %s: %w", path, err)
-	}
-	if int64(len(b)) > most {
-		return nil, fault.Errorf(fault.Invalid, "read %s: more than %d bytes; this is no such file", path, most)
-	}
-	return b, nil
-}
-
-// readJSON reads a small file strictly.
-func readJSON(path string, most int64, into any) error {
-	b, err := readSmall(path, most)
-	if err != nil {
-		return err
-	}
-	if err := parseJSON(b, into); err != nil {
-		return fault.Errorf(fault.Invalid, "read %s: %w", path, err)
-	}
-	return nil
-}
-
-func parseJSON(b []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the object")
-	}
-	return nil
 }

@@ -10,12 +10,14 @@ import (
 
 	"zos.internal/chain"
 	"zos.internal/identity"
+	"zos.internal/internal/fault"
 )
 
 func supportVerbs() []verb {
 	return []verb{supportRequest(), supportList(), supportShow(),
 		supportAnswer("consent", "Agree to support access, as the farm's owner or the renter", func(id uint64) chain.Message { return &chain.ConsentSupport{Request: id} }),
-		supportAnswer("revoke", "Take back a consent or a request", func(id uint64) chain.Message { return &chain.RevokeSupport{Request: id} })}
+		supportAnswer("revoke", "Take back a consent or a request", func(id uint64) chain.Message { return &chain.RevokeSupport{Request: id} }),
+		supportReport()}
 }
 
 func supportRequest() verb {
@@ -60,6 +62,23 @@ func supportAnswer(name, short string, message func(uint64) chain.Message) verb 
 				return err
 			}
 			return g.act(ctx, message(id))
+		},
+	}
+}
+
+func supportReport() verb {
+	return verb{
+		use: "report REQUEST TRANSCRIPT", short: "As a node: close a session and record the hash of its transcript", least: 2, most: 2,
+		run: func(ctx context.Context, g *grid, args []string) error {
+			id, err := parseNumber("request", args[0])
+			if err != nil {
+				return err
+			}
+			m := &chain.ReportSupport{Request: id}
+			if err := m.Transcript.UnmarshalText([]byte(args[1])); err != nil {
+				return fault.Errorf(fault.Of(err), "transcript: %w", err)
+			}
+			return g.own(ctx, m)
 		},
 	}
 }
