@@ -319,3 +319,39 @@ func TestANodeThatFallsAsleepIsWoken(t *testing.T) {
 		t.Errorf("%+v, %v", node, err)
 	}
 }
+
+// TestTheLastHourIsKept: who paid for an hour after his funds has it, also when an
+// update comes to nothing in it.
+func TestTheLastHourIsKept(t *testing.T) {
+	g := newGrid(t, 4)
+	n := g.node(g.farm(2), 2, testMachine())
+	id := g.deploy(3, n, small(), smallLeast)
+	g.pass(3500)
+	less := small()
+	less.CPU, less.Memory = 0, 0
+	g.do(3, &chain.UpdateContract{ID: id, Version: 2, Capacity: less, MaxRate: 1 << 60, Deadline: 600})
+	g.pass(700)
+	c := g.contract(id)
+	if c.Reason != chain.ReasonFunds || c.Next != nil || c.Held.CPU != small().CPU {
+		t.Errorf("contract is %s %s and holds %+v", c.State, c.Reason, c.Held)
+	}
+	g.pass(3600)
+	if c := g.contract(id); !c.Held.Equal(small().Storage()) {
+		t.Errorf("after the hour it holds %+v", c.Held)
+	}
+}
+
+// TestNamesAreNotCollectedForNothing: a name is kept for as long as it was paid
+// for, at most a week.
+func TestNamesAreNotCollectedForNothing(t *testing.T) {
+	g := newGrid(t, 4)
+	id := g.id(3)
+	g.do(3, &chain.CreateNameContract{ID: id, Name: "shop"}, &chain.Cancel{ID: id})
+	id = g.id(4)
+	g.do(4, &chain.CreateNameContract{ID: id, Name: "shop"})
+	g.pass(600)
+	g.do(4, &chain.Cancel{ID: id})
+	g.refuse(fault.Conflict, 3, &chain.CreateNameContract{ID: g.id(3), Name: "shop"})
+	g.pass(700)
+	g.do(3, &chain.CreateNameContract{ID: g.id(3), Name: "shop"})
+}
