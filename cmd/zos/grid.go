@@ -48,7 +48,7 @@ func (o *gridOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.feeLimit, "fee-limit", "", "most `credits` that the fee may be (default: what it is now)")
 	f.Uint32Var(&o.sponsor, "sponsor", 0, "`party` that pays the fee and signs too, with zos tx sponsor; needs --sign-only")
 	f.StringVar(&o.signOnly, "sign-only", "", "write the signed transaction to a `file` instead of sending it")
-	f.DurationVar(&o.expires, "valid", 10*time.Minute, "how long the signatures are good; a transaction at most 1h")
+	f.DurationVar(&o.expires, "valid", 10*time.Minute, "how long the signatures are good; a transaction at most 1h (an approval: 24h, or what the group's policies allow)")
 	f.BoolVar(&o.prove, "prove", false, "show only what the validators signed")
 	f.StringVar(&o.trust, "trust", "", "with --prove, the first time: `HEIGHT:HASH` of a block that you know to be right")
 	f.BoolVar(&o.trustNow, "trust-first", false, "with --prove, the first time: trust the server's newest block")

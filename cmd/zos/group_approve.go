@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,13 +39,26 @@ func (g *grid) startApproval(ctx context.Context, packed []chain.Packed) error {
 	if err != nil {
 		return err
 	}
-	f := &approvalFile{Chain: g.status.Chain, Group: p.ID, Sequence: p.Account.Sequence + 1, Expires: g.a.clock.Now().Add(g.o.expires).Unix(), Messages: packed}
+	f := &approvalFile{Chain: g.status.Chain, Group: p.ID, Sequence: p.Account.Sequence + 1, Expires: g.a.clock.Now().Add(g.approvalTime(p.Group)).Unix(), Messages: packed}
 	if !g.o.silent {
 		if err := g.consent(ctx, f, p.Group); err != nil {
 			return err
 		}
 	}
 	return g.writeApproval(g.o.approval, f, true)
+}
+
+// approvalTime is how long an approval is good: what was said, else a day, or
+// less when the group's policies want that. The chain's clock may be a bit behind.
+func (g *grid) approvalTime(group *chain.Group) time.Duration {
+	if g.cmd.Flags().Changed("valid") {
+		return g.o.expires
+	}
+	d := 24 * time.Hour
+	for _, p := range group.Policies {
+		d = min(d, time.Duration(p.Expiry)*time.Second*9/10)
+	}
+	return d
 }
 
 // consent adds the signature of the key's party to an approval.
