@@ -83,22 +83,47 @@ func openRoot(ctx context.Context, from block.Bucket, id ID) (*opened, error) {
 		return nil, fault.Errorf(fault.Invalid, "the root has another hash; fetch it from another source")
 	}
 	root, err := ParseRoot(b)
-	return &opened{rootBytes: b, root: root}, err
+	if err != nil {
+		return nil, err
+	}
+	return &opened{rootBytes: b, root: root}, nil
+}
+
+// OpenRoot reads the root of an image alone, with the checks of Open that it
+// allows: its hash, its form, and that a private image belongs to the tenant.
+func OpenRoot(ctx context.Context, from block.Bucket, id ID, dom block.Domain) (*Root, error) {
+	o, err := openRoot(ctx, from, id)
+	if err == nil {
+		_, err = o.root.domain(dom)
+	}
+	if err != nil {
+		return nil, fault.Errorf(fault.Of(err), "open image %v: %w", id, err)
+	}
+	return o.root, nil
+}
+
+// domain is the one that opens the image, if dom, the tenant's, does.
+func (r *Root) domain(dom block.Domain) (block.Domain, error) {
+	id := dom.ID()
+	switch {
+	case !r.Private():
+		return block.Domain{}, nil
+	case !dom.Private():
+		return dom, fault.Errorf(fault.Denied, "it is private; give the tenant's secret with --tenant-key")
+	case string(r.Domain) != string(id[:]):
+		return dom, fault.Errorf(fault.Denied, "it belongs to another tenant than the given secret")
+	}
+	return dom, nil
 }
 
 // open completes img with the objects that are there and those in from.
 func (img *Image) open(ctx context.Context, from block.Bucket, have map[block.Name][]byte, checked Checked) error {
 	root := img.Root
-	dom := img.Domain
-	domainID := dom.ID()
-	switch {
-	case root.Private() && !dom.Private():
-		return fault.Errorf(fault.Denied, "it is private; give the tenant's secret with --tenant-key")
-	case root.Private() && string(root.Domain) != string(domainID[:]):
-		return fault.Errorf(fault.Denied, "it belongs to another tenant than the given secret")
-	case !root.Private():
-		img.Domain, dom = block.Domain{}, block.Domain{}
+	dom, err := root.domain(img.Domain)
+	if err != nil {
+		return err
 	}
+	img.Domain = dom
 	var mapBytes, configBytes, execBytes []byte
 	parts := []struct {
 		ref *Ref
@@ -130,7 +155,6 @@ func (img *Image) open(ctx context.Context, from block.Bucket, have map[block.Na
 			checked.Add(img.ID)
 		}
 	}
-	var err error
 	img.MapBytes = mapBytes
 	if img.Map, err = chunkmap.Parse(img.MapBytes, root.DeviceBlocks*BlockSize); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -103,6 +104,57 @@ func (a *app) mountImage(ctx context.Context, img *flist.Image, m *block.Mirrors
 	return mounted, err
 }
 
+// mountAgain mounts an image that is mounted elsewhere already: only its root is
+// read. NotFound: it isn't mounted, or its root is not on this machine.
+func (a *app) mountAgain(ctx context.Context, id flist.ID, target string, o mountOptions) (*mount.Mounted, error) {
+	h, err := a.host()
+	if err != nil {
+		return nil, err
+	}
+	infos, err := h.List()
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(infos, func(i mount.Info) bool { return i.ID == id.String() }) {
+		return nil, fault.Errorf(fault.NotFound, "image %v is not mounted", id)
+	}
+	dom, _, err := a.domain()
+	if err != nil {
+		return nil, err
+	}
+	store, _, err := a.images()
+	if err != nil {
+		return nil, err
+	}
+	root, err := flist.OpenRoot(ctx, store, id, dom)
+	if kept := a.kept(id); err != nil && fault.Of(err) == fault.NotFound && kept != nil {
+		root, err = flist.OpenRoot(ctx, kept, id, dom)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return h.Mount(ctx, mount.Request{ID: id.String(), DeviceSize: int64(root.DeviceBlocks) * flist.BlockSize, Target: target,
+		Mode: o.mode, ReadWriteUpper: o.upper, NoExec: o.noexec, Suid: o.suid})
+}
+
+// mountRef is the command mount.
+func (a *app) mountRef(ctx context.Context, ref, target string, o mountOptions) (flist.ID, *mount.Mounted, error) {
+	id, _, err := a.resolve(ctx, ref)
+	if err != nil {
+		return id, nil, err
+	}
+	mounted, err := a.mountAgain(ctx, id, target, o)
+	if err == nil || fault.Of(err) != fault.NotFound && fault.Of(err) != fault.Invalid {
+		return id, mounted, err
+	}
+	img, m, err := a.openToMount(ctx, id)
+	if err != nil {
+		return id, nil, err
+	}
+	mounted, err = a.mountImage(ctx, img, m, target, o)
+	return id, mounted, err
+}
+
 // unmountImage takes an image away and forgets what was prepared for it when
 // this was its last target.
 func (a *app) unmountImage(ctx context.Context, target string) error {
@@ -159,19 +211,15 @@ mode tree in flist/tree/ID while the image is mounted.`,
 			if o.mode, err = mount.ParseMode(mode); err != nil {
 				return err
 			}
-			img, m, err := a.openToMount(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			mounted, err := a.mountImage(ctx, img, m, args[1], o)
+			id, mounted, err := a.mountRef(ctx, args[0], args[1], o)
 			if err != nil {
 				return err
 			}
 			for _, r := range mounted.Reasons {
 				a.note("not used: %s", r)
 			}
-			return a.print(map[string]any{"id": img.ID.String(), "target": mounted.Target, "mode": mounted.Mode, "reasons": mounted.Reasons},
-				facts("image", img.ID.String(), "mounted at", mounted.Target, "mode", string(mounted.Mode)), mounted.Target)
+			return a.print(map[string]any{"id": id.String(), "target": mounted.Target, "mode": mounted.Mode, "reasons": mounted.Reasons},
+				facts("image", id.String(), "mounted at", mounted.Target, "mode", string(mounted.Mode)), mounted.Target)
 		},
 	}
 	f := cmd.Flags()

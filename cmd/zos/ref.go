@@ -287,21 +287,21 @@ func (a *app) missQuietly(e block.Event) {
 
 // open resolves a reference and opens the image from the local store or a hub.
 func (a *app) open(ctx context.Context, ref string) (*flist.Image, *block.Mirrors, error) {
-	return a.openWith(ctx, ref, flist.OpenOptions{})
-}
-
-// openToMount is open for the kernel, which needs no tree of an image that was
-// checked before.
-func (a *app) openToMount(ctx context.Context, ref string) (*flist.Image, *block.Mirrors, error) {
-	return a.openWith(ctx, ref, flist.OpenOptions{Checked: a.checked()})
-}
-
-// openWith is open with the options but the domain, which is the user's.
-func (a *app) openWith(ctx context.Context, ref string, opt flist.OpenOptions) (*flist.Image, *block.Mirrors, error) {
 	id, _, err := a.resolve(ctx, ref)
 	if err != nil {
 		return nil, nil, err
 	}
+	return a.openWith(ctx, id, flist.OpenOptions{})
+}
+
+// openToMount is open for the kernel, which needs no tree of an image that was
+// checked before.
+func (a *app) openToMount(ctx context.Context, id flist.ID) (*flist.Image, *block.Mirrors, error) {
+	return a.openWith(ctx, id, flist.OpenOptions{Checked: a.checked()})
+}
+
+// openWith opens an image with the options but the domain, which is the user's.
+func (a *app) openWith(ctx context.Context, id flist.ID, opt flist.OpenOptions) (img *flist.Image, m *block.Mirrors, err error) {
 	if opt.Domain, _, err = a.domain(); err != nil {
 		return nil, nil, err
 	}
@@ -323,10 +323,9 @@ func (a *app) openWith(ctx context.Context, ref string, opt flist.OpenOptions) (
 		}
 		a.forgetMetadata(id) // damaged
 	}
-	m, err := a.sourceWith(here)
-	if err != nil {
+	if m, err = a.sourceWith(here); err != nil {
 		return nil, nil, err
 	}
-	img, err := flist.Open(ctx, m, id, opt)
+	img, err = flist.Open(ctx, m, id, opt)
 	return img, m, err
 }

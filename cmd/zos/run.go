@@ -106,7 +106,11 @@ func (a *app) run(ctx context.Context, ref string, command []string, o *runOptio
 	if o.readyFD > 0 {
 		unix.CloseOnExec(o.readyFD) // whoever waits must not wait for our children
 	}
-	img, m, err := a.openToMount(ctx, ref)
+	imageID, _, err := a.resolve(ctx, ref)
+	if err != nil {
+		return err
+	}
+	img, m, err := a.openToMount(ctx, imageID)
 	if err != nil {
 		return err
 	}

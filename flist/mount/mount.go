@@ -74,7 +74,8 @@ const TmpfsUpper = "tmpfs"
 type Request struct {
 	// ID names the image; equal ids share one EROFS mount.
 	ID string
-	// Meta is the EROFS metadata, verified.
+	// Meta is the EROFS metadata, verified. Without it only an image that is
+	// mounted in this run directory can be, once more; else it is NotFound.
 	Meta []byte
 	// DeviceSize is the size of the data device in bytes.
 	DeviceSize int64
@@ -157,8 +158,8 @@ func (r *Request) check() error {
 	if r.ID == "" || len(r.ID) > 128 || r.ID[0] == '.' || strings.ContainsAny(r.ID, "/\x00:,\\ \n\t") {
 		return fault.Errorf(fault.Invalid, "mount: the image id %.140q is not one", r.ID)
 	}
-	if r.DeviceSize < 0 || len(r.Meta) == 0 {
-		return fault.Errorf(fault.Invalid, "mount image %s: metadata and the size of the data device are needed", r.ID)
+	if r.DeviceSize < 0 {
+		return fault.Errorf(fault.Invalid, "mount image %s: the size of the data device is needed, not %d", r.ID, r.DeviceSize)
 	}
 	target, err := filepath.Abs(r.Target)
 	if err == nil {
@@ -253,6 +254,15 @@ func (h Host) targetFree(r *Request) error {
 }
 
 func (h Host) mountAs(ctx context.Context, mode Mode, r *Request) error {
+	if len(r.Meta) == 0 {
+		mounts, err := readMounts()
+		if err != nil {
+			return err
+		}
+		if os.Geteuid() != 0 || mounts.at(h.base(r.ID)) == nil {
+			return fault.Errorf(fault.NotFound, "mount image %s: it is not mounted yet, so its metadata is needed", r.ID)
+		}
+	}
 	if mode == Tree && os.Geteuid() != 0 {
 		return h.treeAt(ctx, r, r.Target)
 	}

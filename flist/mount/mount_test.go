@@ -329,3 +329,26 @@ func TestSequentialRequests(t *testing.T) {
 	f.Close()
 	b.unmount(t, target)
 }
+
+// TestMountAgain: an image that is mounted needs no metadata for another target.
+func TestMountAgain(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(string(mode), func(t *testing.T) {
+			b := newBench(t, 0)
+			img, data := b.image(t, mounttest.Sample(1))
+			again := mount.Request{ID: "sample", DeviceSize: int64(len(img.Data)), Target: b.target(t)}
+			if _, err := b.Mount(t.Context(), again); fault.Of(err) != fault.NotFound {
+				t.Errorf("Mount() without metadata = %v, want not_found", err)
+			}
+			first := b.mount(t, mount.Request{Mode: mode}, img, mounttest.FileSpec{Path: data})
+			if m, err := b.Mount(t.Context(), again); err != nil || mode == mount.FuseFile && m.Mode != mode {
+				t.Fatalf("Mount() again = %+v, %v", m, err)
+			}
+			b.unmount(t, first)
+			for _, p := range mounttest.Compare(img.Root, again.Target, mounttest.Options{}) {
+				t.Error(p)
+			}
+			b.unmount(t, again.Target)
+		})
+	}
+}
