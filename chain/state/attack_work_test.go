@@ -318,3 +318,23 @@ func TestChangesOfAGroupAreCounted(t *testing.T) {
 		Consents: []chain.Consent{{Party: 4, Signature: g.keys[4].SignAs(0, identity.TagApprove,
 			chain.Approval{Chain: "test-1", Group: group, Sequence: 1, Expires: executes[0].(*chain.Execute).Expires, Messages: chain.Pack(update)}.Encode())}}})
 }
+
+// TestRefusedRentsAreCounted: a rent looks at every contract of its node.
+func TestRefusedRentsAreCounted(t *testing.T) {
+	g := newGrid(t, 4)
+	g.audit = false
+	_, nodes := g.crowd(1)
+	g.fillNode(3, nodes[0], 1000)
+	g.do(4, &chain.CreateNodeContract{ID: g.id(4), Node: nodes[0], Deadline: 3600})
+	var txs [][]byte
+	sequence := g.get(3).Sequence
+	for range 200 {
+		sequence++
+		txs = append(txs, g.signAt(3, sequence, &chain.CreateRentContract{ID: g.id(3), Node: nodes[0]}))
+	}
+	c := g.count()
+	g.block(txs...)
+	if c.gets > 40_000 {
+		t.Errorf("%d reads", c.gets)
+	}
+}

@@ -237,6 +237,19 @@ func (t *tx) createRentContract(by actor, m *chain.CreateRentContract) error {
 	if l.Rent != 0 {
 		return fault.Errorf(fault.Conflict, "node %d is rented already (contract %s)", m.Node, l.Rent)
 	}
+	c.Notice = f.Terms.NoticeDays
+	c.Node, c.Flat, c.Agreed.Capacity = m.Node, n.Machine.Extra, n.Machine.Capacity
+	c.Prices = dedicated(f.Terms)
+	if err := needRate(c, m.MaxRate); err != nil {
+		return err
+	}
+	if err := t.fund(by, c, m.Deposit); err != nil {
+		return err
+	}
+	if err := t.room(int(l.Contracts)); err != nil {
+		return err
+	}
+	t.lists += int(l.Contracts)
 	var inside []*chain.Contract
 	for _, e := range t.list(m.Node) {
 		inner := t.contract(e.Contract)
@@ -247,15 +260,6 @@ func (t *tx) createRentContract(by actor, m *chain.CreateRentContract) error {
 			return fault.Errorf(fault.Conflict, "node %d has a contract of party %d; a whole node must be empty, or hold only your contracts", m.Node, inner.Owner)
 		}
 		inside = append(inside, inner)
-	}
-	c.Notice = f.Terms.NoticeDays
-	c.Node, c.Flat, c.Agreed.Capacity = m.Node, n.Machine.Extra, n.Machine.Capacity
-	c.Prices = dedicated(f.Terms)
-	if err := needRate(c, m.MaxRate); err != nil {
-		return err
-	}
-	if err := t.fund(by, c, m.Deposit); err != nil {
-		return err
 	}
 	l.Rent = c.ID
 	t.putLoad(m.Node, l)
