@@ -192,7 +192,7 @@ func BenchmarkFederation(b *testing.B) {
 		nodes[i] = start(b, cfgs[i])
 	}
 	ctx := context.Background()
-	const parties = 32
+	const parties = 80
 	keys := make([]*identity.PrivateKey, parties)
 	for i := range keys {
 		wire, key := joinTx(b)
@@ -209,7 +209,7 @@ func BenchmarkFederation(b *testing.B) {
 	for b.Loop() {
 		var wg sync.WaitGroup
 		for i, key := range keys {
-			for range 12 {
+			for range 14 {
 				sequences[i]++
 				wire := sign(b, key, identity.Party(i+2), sequences[i], &chain.Send{To: 1, Amount: 1})
 				count++
