@@ -98,11 +98,34 @@ func NewLight(ctx context.Context, o Options) (*Light, error) {
 	if err := l.fresh(); err != nil {
 		return nil, err
 	}
+	if err := l.agrees(ctx, o.Trust); err != nil {
+		return nil, err
+	}
 	// What was verified before, here or by another process, isn't undone.
 	if height, err := l.light.LastTrustedHeight(); err == nil && height > 0 {
 		l.newest = uint64(height - 1)
 	}
 	return l, nil
+}
+
+// agrees holds a checkpoint against the headers that were kept: they may have
+// been verified from another one, of another chain.
+func (l *Light) agrees(ctx context.Context, t Trust) error {
+	if t.Height == 0 {
+		return nil
+	}
+	b, err := l.light.VerifyLightBlockAtHeight(ctx, int64(t.Height), l.opts.Clock.Now())
+	if err != nil {
+		if err = lightError(err); errors.Is(err, fault.Unavailable) {
+			return nil // no server has that block any more; what was kept counts
+		}
+		return err
+	}
+	if !bytes.Equal(b.Hash(), t.Hash[:]) {
+		return fault.Errorf(fault.Denied, "the headers kept in %s are of a chain whose block %d is %s, the checkpoint says %s; use another folder or the right checkpoint",
+			l.opts.Dir, t.Height, b.Hash(), t.Hash)
+	}
+	return nil
 }
 
 // fresh says whether the newest header may still be trusted.

@@ -328,6 +328,29 @@ func TestWrongCheckpoint(t *testing.T) {
 	}
 }
 
+// TestCheckpointAgainstKeptHeaders: what was kept from another chain doesn't make
+// a checkpoint worthless.
+func TestCheckpointAgainstKeptHeaders(t *testing.T) {
+	g := newGrid(t, "test-1")
+	dir := t.TempDir()
+	early := g.trust()
+	g.farm("between")
+	if _, err := g.light(g.client, func(o *client.Options) { o.Dir = dir }); err != nil {
+		t.Fatal(err)
+	}
+	kept := func(trust client.Trust) error {
+		_, err := client.NewLight(t.Context(), client.Options{Chain: "test-1", Dir: dir, Trust: trust, Primary: g.client})
+		return err
+	}
+	if err := kept(early); err != nil {
+		t.Errorf("an earlier checkpoint of the same chain: %v", err)
+	}
+	early.Hash[0] ^= 1
+	if err := kept(early); !errors.Is(err, fault.Denied) || !strings.Contains(err.Error(), "another folder") {
+		t.Errorf("a checkpoint of another chain: %v", err)
+	}
+}
+
 func TestRefusalsKeepTheirKind(t *testing.T) {
 	g := newGrid(t, "test-1")
 	g.farm("first-block")
