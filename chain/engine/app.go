@@ -64,6 +64,7 @@ type finished struct {
 	result  state.Result
 	root    []byte
 	changed []string
+	retain  uint64 // blocks below it are dropped; 0: none now
 }
 
 func newApp(cfg appConfig) *app {
@@ -268,13 +269,14 @@ func (a *app) Commit(context.Context, *abci.RequestCommit) (_ *abci.ResponseComm
 	if a.cfg.snapshots != nil {
 		a.cfg.snapshots.consider(f.height)
 	}
+	f.retain = uint64(a.retainHeight())
 	if a.cfg.committed != nil {
 		a.cfg.committed(*f)
 	}
 	if a.halt != nil {
 		a.cfg.failed(haltError(*a.halt))
 	}
-	return &abci.ResponseCommit{RetainHeight: a.retainHeight()}, nil
+	return &abci.ResponseCommit{RetainHeight: int64(f.retain)}, nil
 }
 
 // final makes errors and panics of applying a block known to the node: the

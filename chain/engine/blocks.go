@@ -19,6 +19,11 @@ func (n *Node) committed(f finished) {
 		// The index follows at the next start; the chain doesn't depend on it.
 		n.cfg.Log.Error("index can't be written", "height", f.height, "error", err)
 	}
+	if f.retain > 0 {
+		if err := n.index.prune(f.retain); err != nil {
+			n.cfg.Log.Error("old events can't be dropped", "below", f.retain, "error", err)
+		}
+	}
 	n.results.deliver(f)
 	n.news.tell(f.height)
 }

@@ -26,6 +26,7 @@ const (
 	ixHeight     = "h"  // the last block in it
 	ixEvents     = "e"  // height: chain.BlockEvents as JSON
 	ixTx         = "t"  // id: height, place
+	ixPlaces     = "p"  // height: the ids of its transactions, so that they can be dropped
 	ixBill       = "b"  // contract, height, number: chain.Bill as JSON
 	ixByOwner    = "co" // owner, contract
 	ixByNode     = "cn" // node, contract
@@ -104,8 +105,15 @@ func (x *index) putBlock(b dbm.Batch, f finished) error {
 			return err
 		}
 	}
+	var ids []byte
 	for i, tx := range f.result.Txs {
 		if err := b.Set(append([]byte(ixTx), tx.ID[:]...), append(be8(f.height), be8(uint64(i))...)); err != nil {
+			return err
+		}
+		ids = append(ids, tx.ID[:]...)
+	}
+	if ids != nil {
+		if err := b.Set(join(ixPlaces, f.height), ids); err != nil {
 			return err
 		}
 	}
@@ -239,29 +247,33 @@ func (x *index) walk(prefix, from []byte, f func(key, value []byte) bool) error 
 	return it.Error()
 }
 
-// prune drops events and places of transactions of blocks below a height, at
-// most 1,000 blocks at once. Events of contracts stay, for bills.
+// prune drops the events and the places of transactions of blocks below a height,
+// at most 1,000 blocks at once. Events of contracts stay, for bills.
 func (x *index) prune(below uint64) error {
 	b := x.db.NewBatch()
 	defer b.Close()
-	n := 0
-	err := x.walk([]byte(ixEvents), []byte(ixEvents), func(key, value []byte) bool {
-		if len(key) != 9 || binary.BigEndian.Uint64(key[1:]) >= below || n == 1000 {
-			return false
-		}
-		n++
-		var e chain.BlockEvents
-		if json.Unmarshal(value, &e) == nil {
-			for _, ev := range e.Events {
-				if ev.Tx != nil {
-					_ = b.Delete(append([]byte(ixTx), ev.Tx[:]...))
-				}
+	for _, prefix := range []string{ixEvents, ixPlaces} {
+		n := 0
+		var failed error
+		err := x.walk([]byte(prefix), []byte(prefix), func(key, value []byte) bool {
+			if len(key) != 9 || binary.BigEndian.Uint64(key[1:]) >= below || n == 1000 {
+				return false
 			}
+			n++
+			for ; prefix == ixPlaces && len(value) >= 32 && failed == nil; value = value[32:] {
+				failed = b.Delete(append([]byte(ixTx), value[:32]...))
+			}
+			if failed == nil {
+				failed = b.Delete(clone(key))
+			}
+			return failed == nil
+		})
+		if err == nil {
+			err = failed
 		}
-		return b.Delete(clone(key)) == nil
-	})
-	if err != nil || n == 0 {
-		return err
+		if err != nil {
+			return err
+		}
 	}
 	return b.Write()
 }
