@@ -338,3 +338,33 @@ func TestRefusedRentsAreCounted(t *testing.T) {
 		t.Errorf("%d reads", c.gets)
 	}
 }
+
+// TestGrantsThatTellManyAreCounted: every tenant of a node is told of a grant.
+func TestGrantsThatTellManyAreCounted(t *testing.T) {
+	const tenants = 300
+	g := newGrid(t, tenants+3)
+	g.audit = false
+	_, nodes := g.crowd(1)
+	var txs [][]byte
+	for p := identity.Party(4); p < 4+tenants; p++ {
+		txs = append(txs, g.sign(p, &chain.CreateNodeContract{ID: g.id(p), Node: nodes[0], Deadline: 3600}))
+	}
+	g.block(txs...)
+	ask := &chain.RequestSupport{Node: nodes[0], Purpose: "look", Scope: chain.ScopeLogs, From: g.now, Until: g.now + 1000}
+	r := g.do(2, ask) // of the farm's owner: granted at once
+	told := 0
+	for _, e := range r.Events {
+		if e.Type == "support.tenant" {
+			told++
+		}
+	}
+	if told != tenants {
+		t.Errorf("%d tenants were told", told)
+	}
+	id := r.Events[0].ID
+	var ms []chain.Message
+	for i := range uint64(8) {
+		ms = append(ms, &chain.RevokeSupport{Request: id + i}, ask)
+	}
+	g.refuse(fault.Exhausted, 2, ms...)
+}

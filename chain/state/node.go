@@ -97,6 +97,9 @@ func (t *tx) deregisterNode(by actor, m *chain.DeregisterNode) error {
 	if load.Deployments() > 0 && !governs {
 		return fault.Errorf(fault.Conflict, "node %d has %d live contracts; reclaim them first", n.ID, load.Deployments())
 	}
+	if err := t.room(int(load.Contracts)); err != nil {
+		return err
+	}
 	entries := t.list(n.ID)
 	if load.Rent != 0 { // last, since what is inside would end with it
 		i := slices.IndexFunc(entries, func(e chain.ListEntry) bool { return e.Contract == load.Rent })

@@ -44,6 +44,9 @@ func (t *tx) requestSupport(by actor, m *chain.RequestSupport) error {
 	t.queueSupport(&s, s.Until)
 	t.emit(chain.Event{Type: "support.requested", ID: s.ID, Node: n.ID, Farm: n.Farm, Party: by.party, Name: string(s.Scope), Reason: s.Purpose, From: s.From, Until: s.Until})
 	if slices.Contains(needed, by.party) { // who asks agrees
+		if err := t.room(int(t.load(n.ID).Contracts)); err != nil {
+			return err
+		}
 		t.agree(&s, by.party)
 	}
 	put(t.l, chain.SupportKey(s.ID), &s)
@@ -84,6 +87,9 @@ func (t *tx) consentSupport(by actor, m *chain.ConsentSupport) error {
 	if !slices.Contains(s.Needed, by.party) {
 		return fault.Errorf(fault.Denied, "support request %d on node %d: party %d is neither the owner of farm %d nor the renter of the node", s.ID, n.ID, by.party, n.Farm)
 	}
+	if err := t.room(int(t.load(n.ID).Contracts)); err != nil {
+		return err
+	}
 	t.emit(chain.Event{Type: "support.consented", ID: s.ID, Node: s.Node, Party: by.party})
 	t.agree(s, by.party)
 	put(t.l, chain.SupportKey(s.ID), s)
@@ -102,7 +108,9 @@ func (w *work) agree(s *chain.Support, p identity.Party) {
 	s.State, s.Granted = chain.SupportGranted, w.Time
 	w.emit(chain.Event{Type: "support.granted", ID: s.ID, Node: s.Node, Party: s.Requester, Name: string(s.Scope), From: s.From, Until: s.Until})
 	var tenants []identity.Party
-	for _, e := range w.list(s.Node) {
+	entries := w.list(s.Node)
+	w.lists += len(entries)
+	for _, e := range entries {
 		tenants = append(tenants, e.Contract.Owner())
 	}
 	slices.Sort(tenants)
