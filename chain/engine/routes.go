@@ -7,6 +7,7 @@ import (
 
 	"zos.internal/chain"
 	"zos.internal/internal/fault"
+	"zos.internal/workload"
 )
 
 // route is one operation. The mux and the OpenAPI document are both made from
@@ -71,9 +72,21 @@ func (s *server) table() []route {
 		{method: "POST", pattern: "/v1/tx", summary: "Submit a transaction and wait up to 10 s for its block", body: "application/cbor", answer: chain.TxAnswer{}, handle: s.submit},
 		{method: "GET", pattern: "/v1/events", summary: "Events by block, as server-sent events whose id is the height", media: "text/event-stream", answer: chain.BlockEvents{},
 			query: []param{{"from", "height to begin with; default the next block; Last-Event-ID has the same effect"}, {"topic", "beginnings of event types, separated by commas"}}, handle: s.events},
+		get("/v1/schemas/{name}", "The JSON Schema of a document, for editors: deployment, or deployment-draft", map[string]any{}, s.schema),
 		{method: "GET", pattern: "/v1/health", summary: "Whether the chain moves", answer: health{}, handle: s.health},
 		{method: "GET", pattern: "/v1/openapi.json", summary: "This document", answer: map[string]any{}, handle: func(http.ResponseWriter, *http.Request) (any, error) { return s.doc, nil }},
 	}
+}
+
+// schema is the JSON Schema of deployment documents.
+func (s *server) schema(r *http.Request) (any, error) {
+	switch r.PathValue("name") {
+	case "deployment":
+		return json.RawMessage(workload.Schema(workload.Final)), nil
+	case "deployment-draft":
+		return json.RawMessage(workload.Schema(workload.Draft)), nil
+	}
+	return nil, fault.Errorf(fault.NotFound, "schema %.40q: there are deployment and deployment-draft", r.PathValue("name"))
 }
 
 // document is the OpenAPI 3.1 description of the table.
