@@ -47,7 +47,7 @@ func benchmarks() []benchmark {
 		{"start", "first start from a hub over two lines, to pull and unpack of the same root", start},
 		{"memory", "page cache after a read of 1 GiB; memory of the data server with 100 images", memory},
 		{"compute", "lives of a container to plain crun and runc on the same bundle; fork and exec under the seal and the guard", computing},
-		{"agreement", "the whole check of a deployment document, to the standard library's decoder, hash and signature alone", document},
+		{"agreement", "the check of a deployment document, to the standard library alone; the chain: time to a block, transactions, idle cost, proofs", agreement},
 		{"upgrade", "bytes that an upgrade moves and that two versions store, to fixed blocks and whole files", upgrade},
 		{"metadata", "size of the metadata for each entry of the tree, as moved", metadata},
 		{"ingest", "content on its way into a pack (cut, name, encode, pack), to zstd alone; what a pack adds", ingest},

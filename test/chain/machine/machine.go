@@ -187,8 +187,8 @@ func (m *Machine) Node(c chain.Capacity) identity.Party {
 	return p
 }
 
-// Fill makes live contracts until the chain has so many, on nodes of their own,
-// several in each transaction. Their money lasts for years.
+// Fill makes so many live contracts on nodes of their own, several in each
+// transaction. Nothing of them is due for an hour.
 func (m *Machine) Fill(contracts int) {
 	const most = chain.MaxOnNode
 	for have := 0; have < contracts; {
@@ -198,7 +198,7 @@ func (m *Machine) Fill(contracts int) {
 		for i := 0; i < here; i += chain.MaxMessages {
 			var ms []chain.Message
 			for range min(chain.MaxMessages, here-i) {
-				ms = append(ms, &chain.CreateNodeContract{ID: m.NextID(2), Node: node, Capacity: chain.Capacity{CPU: 100, Memory: 64 << 20}, MaxRate: 1 << 50, Deadline: 3600, Deposit: 100 * chain.Credit})
+				ms = append(ms, &chain.CreateNodeContract{ID: m.NextID(2), Node: node, Capacity: chain.Capacity{CPU: 100, Memory: 64 << 20}, MaxRate: 1 << 50, Deadline: 3600, Deposit: chain.Credit})
 			}
 			txs = append(txs, m.Sign(2, ms...))
 		}
