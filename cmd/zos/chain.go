@@ -147,7 +147,7 @@ func (a *app) chainTxCommand() *cobra.Command {
 			if tx.Kind != "" {
 				result = tx.Kind + ": " + tx.Error
 			}
-			f := facts("transaction", tx.ID.String(), "block", fmt.Sprintf("%d, number %d", tx.Height, tx.Index), "result", result, "fee", fmt.Sprintf("%d nano-credits", tx.Fee))
+			f := facts("transaction", tx.ID.String(), "block", fmt.Sprintf("%d, number %d", tx.Height, tx.Index), "result", result, "fee", credits(tx.Fee))
 			if tx.Body != nil {
 				f.rows = append(f.rows, []string{"by:", fmt.Sprintf("party %d, sequence %d", tx.Body.Party, tx.Body.Sequence)})
 				for _, m := range tx.Body.Messages {
