@@ -14,14 +14,11 @@ import (
 // published the image puts it. It may not be longer than what the publisher
 // stored for the image, so that the quota bounds it, too.
 func (s *Server) putDelta(ctx context.Context, u *upload) error {
-	s.collect.RLock()
-	defer s.collect.RUnlock()
-	s.names.Lock()
-	defer s.names.Unlock()
-	id := u.key.name
-	if err := s.hasImage(ctx, id); err != nil {
+	id, unlock, err := s.besideImage(ctx, u)
+	if err != nil {
 		return err
 	}
+	defer unlock()
 	if !s.published(ctx, u.by, flist.RootKey(id)) {
 		return fault.Errorf(fault.Denied, "only who published image %v puts a delta of it", id)
 	}

@@ -12,14 +12,11 @@ import (
 // putSignatures adds statements to those that are here. Only the key itself
 // replaces what it said before.
 func (s *Server) putSignatures(ctx context.Context, u *upload) error {
-	s.collect.RLock()
-	defer s.collect.RUnlock()
-	s.names.Lock()
-	defer s.names.Unlock()
-	id := u.key.name
-	if err := s.hasImage(ctx, id); err != nil {
+	id, unlock, err := s.besideImage(ctx, u)
+	if err != nil {
 		return err
 	}
+	defer unlock()
 	old, err := readAll(ctx, s.store, u.key.text, flist.MaxSignatures)
 	if err != nil && fault.Of(err) != fault.NotFound {
 		return err
@@ -29,6 +26,27 @@ func (s *Server) putSignatures(ctx context.Context, u *upload) error {
 		return err
 	}
 	return s.replace(ctx, u.key.text, bytes.NewReader(all))
+}
+
+// lockNames holds collections and other changes of names up.
+func (s *Server) lockNames() (unlock func()) {
+	s.collect.RLock()
+	s.names.Lock()
+	return func() {
+		s.names.Unlock()
+		s.collect.RUnlock()
+	}
+}
+
+// besideImage takes those locks for a file that goes beside an image, which must
+// be here.
+func (s *Server) besideImage(ctx context.Context, u *upload) (id flist.ID, unlock func(), err error) {
+	unlock = s.lockNames()
+	if err := s.hasImage(ctx, u.key.name); err != nil {
+		unlock()
+		return id, nil, err
+	}
+	return u.key.name, unlock, nil
 }
 
 // hasImage is a Conflict that names the root if the image is not here.
@@ -44,14 +62,11 @@ func (s *Server) hasImage(ctx context.Context, id flist.ID) error {
 // readers fetch: who published the image, or who signed the trace that is
 // here, may replace it.
 func (s *Server) putTrace(ctx context.Context, u *upload) error {
-	s.collect.RLock()
-	defer s.collect.RUnlock()
-	s.names.Lock()
-	defer s.names.Unlock()
-	id := u.key.name
-	if err := s.hasImage(ctx, id); err != nil {
+	id, unlock, err := s.besideImage(ctx, u)
+	if err != nil {
 		return err
 	}
+	defer unlock()
 	_, signer, err := flist.OpenTrace(u.bytes, id)
 	if err != nil {
 		return err
@@ -93,10 +108,7 @@ func (s *Server) putPointer(ctx context.Context, u *upload) error {
 	case p.NotAfter != 0 && p.NotAfter <= s.clock.Now().Unix():
 		return fault.Errorf(fault.Expired, "the pointer is not valid any more; sign a new one")
 	}
-	s.collect.RLock()
-	defer s.collect.RUnlock()
-	s.names.Lock()
-	defer s.names.Unlock()
+	defer s.lockNames()()
 	old, err := readAll(ctx, s.store, u.key.text, flist.MaxRoot)
 	if err != nil && fault.Of(err) != fault.NotFound {
 		return err

@@ -195,12 +195,10 @@ func (c *Cache) writeGroups(w writtenRun) {
 // the name. It doesn't note the chunk as read, so it is for readers that come
 // to a chunk once. Chunks of private domains and of one group are a miss.
 func (c *Cache) ReadPart(ctx context.Context, dom block.Domain, n block.Name, p []byte, off int) (ok bool, err error) {
-	if err := ctx.Err(); err != nil {
+	s, ok, err := c.find(ctx, dom, n)
+	if err != nil {
 		return false, err
 	}
-	c.mu.Lock()
-	s, ok := c.look(dom, n)
-	c.mu.Unlock()
 	if !ok {
 		return false, nil
 	}

@@ -51,6 +51,17 @@ func (c *Cache) look(dom block.Domain, n block.Name) (s slot, ok bool) {
 	return c.slotOf(i), true
 }
 
+// find is look for callers that don't hold mu.
+func (c *Cache) find(ctx context.Context, dom block.Domain, n block.Name) (s slot, ok bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return s, false, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok = c.look(dom, n)
+	return s, ok, nil
+}
+
 func (c *Cache) slotOf(i uint32) slot {
 	e := c.idx.at(i)
 	s := slot{idx: i, key: e.key, page: e.page, size: e.size(), sealed: e.sealed(), verified: e.meta&verifiedBit != 0}
@@ -117,12 +128,10 @@ func (c *Cache) ReadVerified(ctx context.Context, dom block.Domain, n block.Name
 }
 
 func (c *Cache) readAt(ctx context.Context, dom block.Domain, n block.Name, p []byte, off int, whole bool) (bool, error) {
-	if err := ctx.Err(); err != nil {
+	s, ok, err := c.find(ctx, dom, n)
+	if err != nil {
 		return false, err
 	}
-	c.mu.Lock()
-	s, ok := c.look(dom, n)
-	c.mu.Unlock()
 	if !ok {
 		if whole {
 			c.n.misses.Add(1)

@@ -23,6 +23,7 @@ import (
 	"text/tabwriter"
 
 	"zos.internal/chain/client"
+	"zos.internal/examples/workdir"
 	"zos.internal/internal/clock"
 )
 
@@ -88,7 +89,10 @@ func (j *job) table(out io.Writer) {
 }
 
 func (j *job) run(ctx context.Context) (err error) {
-	unlock, err := j.claim()
+	unlock, err := workdir.Claim(j.dir, func() error {
+		j.say("cleaning what an earlier run left in %s", j.dir)
+		return os.RemoveAll(j.dir)
+	})
 	if err != nil {
 		return err
 	}
@@ -101,32 +105,4 @@ func (j *job) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	return j.story(ctx, founder)
-}
-
-// claim takes the directory and removes what a run that was killed left there.
-// The lock is the kernel's: it ends with the process.
-func (j *job) claim() (func(), error) {
-	if err := os.MkdirAll(filepath.Dir(j.dir), 0o755); err != nil {
-		return nil, err
-	}
-	lock, err := os.OpenFile(j.dir+".lock", os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("%w; give another -dir", err)
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("another run uses %s; wait for it or give another -dir", j.dir)
-	}
-	unlock := func() {
-		os.Remove(j.dir + ".lock")
-		lock.Close()
-	}
-	if _, err := os.Lstat(j.dir); err == nil {
-		j.say("cleaning what an earlier run left in %s", j.dir)
-	}
-	if err := errors.Join(os.RemoveAll(j.dir), os.Mkdir(j.dir, 0o700)); err != nil {
-		unlock()
-		return nil, fmt.Errorf("%w; give another -dir", err)
-	}
-	return unlock, nil
 }

@@ -15,35 +15,18 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"zos.internal/examples/workdir"
 )
 
 // claim takes the job's directory and removes what an earlier run that was
 // killed left there: its processes, containers, mounts and files.
 func (j *job) claim(ctx context.Context) (func(), error) {
-	if err := os.MkdirAll(filepath.Dir(j.dir), 0o755); err != nil {
-		return nil, err
-	}
-	lock, err := os.OpenFile(j.dir+".lock", os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("another run uses %s; wait for it or give another -dir", j.dir)
-	}
-	unlock := func() {
-		os.Remove(j.dir + ".lock")
-		lock.Close()
-	}
-	if _, err := os.Stat(j.dir); err == nil {
+	unlock, err := workdir.Claim(j.dir, func() error {
 		j.say("cleaning what an earlier run left in %s", j.dir)
-		if err := j.clean(); err != nil {
-			unlock()
-			return nil, err
-		}
-	}
-	if err := os.MkdirAll(j.dir, 0o700); err != nil {
-		unlock()
+		return j.clean()
+	})
+	if err != nil {
 		return nil, err
 	}
 	return unlock, ctx.Err()
