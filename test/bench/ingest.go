@@ -41,29 +41,22 @@ func ingest(_ context.Context, b *bench) error {
 	}
 	defer zw.Close()
 	var out []byte
-	spent := func(f func() error) func() (float64, error) {
+	bytesPerSecond := func(f func() error) func() (float64, error) {
 		return func() (float64, error) {
-			begin, err := processorTime()
-			if err != nil {
-				return 0, err
-			}
-			if err := f(); err != nil {
-				return 0, err
-			}
-			end, err := processorTime()
-			return float64(len(data)) / (end - begin).Seconds(), err
+			s, err := spent(f)
+			return float64(len(data)) / s, err
 		}
 	}
 	var bodies, packed int64
 	enc := block.NewEncoder(block.Zstd)
 	err = b.compare("ingest of one core", "zstd alone on the same chunks", atLeast(0.85), rate,
-		spent(func() error {
+		bytesPerSecond(func() error {
 			for _, p := range parts {
 				out = zw.EncodeAll(p, out[:0])
 			}
 			return nil
 		}),
-		spent(func() (err error) {
+		bytesPerSecond(func() (err error) {
 			bodies, packed, err = pack(data, enc)
 			return err
 		}))
