@@ -355,3 +355,25 @@ func TestNamesAreNotCollectedForNothing(t *testing.T) {
 	g.pass(700)
 	g.do(3, &chain.CreateNameContract{ID: g.id(3), Name: "shop"})
 }
+
+// TestARentIsForWhatIsThere: a node that shrinks costs its renter less, and one
+// that grows not more.
+func TestARentIsForWhatIsThere(t *testing.T) {
+	g := newGrid(t, 4)
+	n := g.node(g.farm(2), 2, testMachine())
+	id := g.id(3)
+	g.do(3, &chain.CreateRentContract{ID: id, Node: n, MaxRate: 1 << 60, Deposit: 100 * chain.Credit})
+	g.pass(60)
+	before, _ := rates(g.contract(id))
+	less := testMachine()
+	less.Capacity.CPU, less.Capacity.HDD, less.Capacity.GPU = 4000, 0, nil
+	g.do(n, &chain.UpdateNode{Machine: less})
+	after, _ := rates(g.contract(id))
+	if gone := uint64(4*500_000 + 1024*25_000); after != before-gone {
+		t.Errorf("the rent costs %d of %d, %d are gone", after, before, gone)
+	}
+	g.do(n, &chain.UpdateNode{Machine: testMachine()})
+	if again, _ := rates(g.contract(id)); again != after {
+		t.Errorf("the rent costs %d, then %d", after, again)
+	}
+}

@@ -60,9 +60,12 @@ func (t *tx) updateNode(by actor, m *chain.UpdateNode) error {
 	if err := t.needRelays(m.Machine.Relays); err != nil {
 		return err
 	}
-	reserved := t.load(n.ID).Reserved
-	if missing := lacks(m.Machine.Capacity, reserved); missing != "" {
+	load := t.load(n.ID)
+	if missing := lacks(m.Machine.Capacity, load.Reserved); missing != "" {
 		return fault.Errorf(fault.Conflict, "machine.capacity: contracts hold more (%s); they must end first", missing)
+	}
+	if load.Rent != 0 {
+		t.shrink(load.Rent, m.Machine.Capacity)
 	}
 	n.Machine = m.Machine
 	n.Down = slices.DeleteFunc(n.Down, func(r identity.Party) bool { return !slices.Contains(n.Machine.Relays, r) })
@@ -78,6 +81,28 @@ func (t *tx) updateNode(by actor, m *chain.UpdateNode) error {
 	t.setOnline(n)
 	t.emit(chain.Event{Type: "node.updated", Node: n.ID})
 	return nil
+}
+
+// shrink lowers a rent to what its node still has. It never rises.
+func (t *tx) shrink(rent identity.ContractID, have chain.Capacity) {
+	c := t.contract(rent)
+	a := c.Agreed.Capacity
+	left := chain.Capacity{CPU: min(a.CPU, have.CPU), Memory: min(a.Memory, have.Memory), SSD: min(a.SSD, have.SSD), HDD: min(a.HDD, have.HDD), IPv4: a.IPv4, IPv6: a.IPv6}
+	for _, g := range a.GPU {
+		if slices.Contains(have.GPU, g) {
+			left.GPU = append(left.GPU, g)
+		}
+	}
+	if left.Equal(a) {
+		return
+	}
+	t.settle(c, t.clock)
+	c.Agreed.Capacity = left
+	t.refit(c)
+	t.schedule(c)
+	t.putContract(c)
+	full, _ := rates(c)
+	t.emit(chain.Event{Type: "contract.shrunk", Contract: c.ID, Node: c.Node, Party: c.Owner, Rate: full})
 }
 
 func (t *tx) deregisterNode(by actor, m *chain.DeregisterNode) error {
