@@ -4,7 +4,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: run test build setup setup-run check fuzz bench clean
+.PHONY: run test build setup setup-run check fuzz bench nightly clean
 
 build: ## bin/zos
 	$(GO) build -trimpath -o bin/zos ./cmd/zos
@@ -39,6 +39,9 @@ fuzz: ## a short run of every fuzz target
 
 bench: build ## the measured promises; see docs/explanation/performance.md
 	$(GO) run ./test/bench
+
+nightly: ## validators of a chain killed at 200 random points under load, after all other faults
+	ZOS_ROUNDS=$${ZOS_ROUNDS:-200} $(GO) test -v -count=1 -timeout 90m ./test/chain/federation
 
 clean:
 	rm -rf bin
