@@ -103,9 +103,16 @@ func (b *bench) mountTimes(ctx context.Context) error {
 		}
 		checks = append(checks, check)
 	}
-	// A mount under another name keeps the data server.
-	run := b.path("run", "flist")
-	h := mount.Host{RunDir: run, Keeper: []string{b.zos, "flist", "keeper", run}, Env: b.env("bench", "")}
+	// The run directory is in memory, as it is without ZOS_RUN. A mount under
+	// another name keeps the data server.
+	memory, err := os.MkdirTemp("/run", "zos-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(memory)
+	env := []string{"ZOS_RUN=" + memory}
+	run := filepath.Join(memory, "flist")
+	h := mount.Host{RunDir: run, Keeper: []string{b.zos, "flist", "keeper", run}, Env: append(b.env("bench", ""), env...)}
 	spec, err := lazy.Prepare(ctx, img, m, b.path("keeps-the-server"), lazy.Spec{Sources: []string{store}})
 	if err != nil {
 		return err
@@ -125,14 +132,14 @@ func (b *bench) mountTimes(ctx context.Context) error {
 	}
 	defer h.Unmount(context.WithoutCancel(ctx), keeps)
 	for i := range 2*b.rounds + 1 {
-		took, err := timed(func() error { return b.runZosWith(ctx, nil, "flist", "mount", id, dir) })
+		took, err := timed(func() error { return b.runZosWith(ctx, env, "flist", "mount", id, dir) })
 		if err == nil {
 			err = h.Unmount(ctx, dir)
 		}
 		if err != nil {
 			return err
 		}
-		start, err := timed(func() error { return b.runZosWith(ctx, nil, "version") })
+		start, err := timed(func() error { return b.runZosWith(ctx, env, "version") })
 		if err != nil {
 			return err
 		}
