@@ -247,7 +247,8 @@ func (w *work) dueBilling(id uint64, at int64) {
 	case emptyAt(c) <= at:
 		w.suspend(c, chain.ReasonFunds, at)
 	default:
-		if runway := emptyAt(c) - at; int(c.Warned) < len(warnings()) && runway <= warnings()[c.Warned] {
+		warn := warnings()
+		if runway := emptyAt(c) - at; int(c.Warned) < len(warn) && runway <= warn[c.Warned] {
 			c.Warned++
 			w.emit(chain.Event{Type: "contract.low", Contract: c.ID, Node: c.Node, Party: c.Owner, Until: at + runway, Amount: c.Money.Escrow})
 		}
