@@ -168,11 +168,6 @@ func (g *grid) reach(t *testing.T, m *Member, height uint64) {
 	t.Helper()
 	if err := m.Await(t.Context(), func() bool { h, err := m.Height(t.Context()); return err == nil && h >= height }); err != nil {
 		h, herr := m.Height(t.Context())
-		if os.Getenv("ZOS_DUMP") != "" {
-			_ = m.Signal(syscall.SIGQUIT)
-			<-m.Ended()
-			os.WriteFile(os.Getenv("ZOS_DUMP"), []byte(m.Log()), 0o600)
-		}
 		t.Fatalf("member %d is at block %d, %v; want %d: %v\n%s", m.number, h, herr, height, err, tail(m.Log()))
 	}
 }
@@ -440,6 +435,15 @@ func TestOneValidatorIsKilled(t *testing.T) {
 		g.restart(t, m)
 	}
 	g.more(t, 20)
+	if err := g.stop(); err != nil {
+		t.Error(err)
+	}
+	// What is checked can fail: an answer that no block has is noticed.
+	lie := g.load.Acknowledged()[0]
+	lie.ID[0] ^= 1
+	if err := Agree(t.Context(), []chain.TxAnswer{lie}, m); err == nil || !strings.Contains(err.Error(), lie.ID.String()) {
+		t.Errorf("Agree with an answer that was never given = %v", err)
+	}
 	g.check(t, m)
 }
 
