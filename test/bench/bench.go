@@ -62,9 +62,9 @@ func atLeast(x float64) must { return must{least: x} }
 func (m must) String() string {
 	switch {
 	case m.most > 0:
-		return fmt.Sprintf("≤ %.3g", m.most)
+		return fmt.Sprintf("≤ %.4g", m.most)
 	case m.least > 0:
-		return fmt.Sprintf("≥ %.3g", m.least)
+		return fmt.Sprintf("≥ %.4g", m.least)
 	}
 	return ""
 }
