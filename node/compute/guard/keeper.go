@@ -24,6 +24,7 @@ type Keeper struct {
 	Command  func() *exec.Cmd // makes the process that calls Serve with its stdin as Pings and its stdout as Pongs
 	Every    time.Duration    // between pings; 0 is a second
 	Patience time.Duration    // how long an answer may take; 0 is two seconds
+	Startup  time.Duration    // how long a guard may take until it watches; 0 is ten seconds
 	OnEnd    func(error)      // called for each guard that ended unasked, before the next one starts; may be nil
 	Log      *slog.Logger     // nil discards
 }
@@ -47,6 +48,9 @@ func (k Keeper) Start(ctx context.Context) (*Kept, error) {
 	}
 	if k.Patience <= 0 {
 		k.Patience = 2 * time.Second
+	}
+	if k.Startup <= 0 {
+		k.Startup = 10 * time.Second
 	}
 	if k.Log == nil {
 		k.Log = slog.New(slog.DiscardHandler)
@@ -125,7 +129,8 @@ type process struct {
 	answered bool
 }
 
-// begin starts a guard and waits, not longer than ctx, until it watches.
+// begin starts a guard and waits, not longer than ctx and Startup, until it
+// watches.
 func (k Keeper) begin(ctx context.Context) (*process, error) {
 	p := &process{cmd: k.Command(), pongs: make(chan struct{}, 1)}
 	var err error
@@ -139,13 +144,15 @@ func (k Keeper) begin(ctx context.Context) (*process, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, fault.Errorf(fault.Unavailable, "start the guard: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, k.Startup)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = p.cmd.Process.Kill() })
 	defer stop()
 	r := bufio.NewReader(out)
 	if line, err := r.ReadString('\n'); line != Ready {
 		_ = p.in.Close()
 		_ = p.cmd.Process.Kill()
-		return nil, fault.Errorf(fault.Unavailable, "start the guard: it doesn't watch: %w", errors.Join(err, p.cmd.Wait()))
+		return nil, fault.Errorf(fault.Unavailable, "start the guard: it doesn't watch: %w", errors.Join(err, p.cmd.Wait(), ctx.Err()))
 	}
 	go func() {
 		defer close(p.pongs)

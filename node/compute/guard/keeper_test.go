@@ -124,6 +124,32 @@ func TestKeeper(t *testing.T) {
 }
 
 // A guard that can't watch is an error at the start and leaves nothing.
+// TestKeeperStartHangs: a guard that never says that it watches is killed, and
+// doesn't keep its starter waiting.
+func TestKeeperStartHangs(t *testing.T) {
+	in, out, err := os.Pipe() // nobody writes, so cat waits
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer out.Close()
+	var made *exec.Cmd
+	_, err = guard.Keeper{
+		Command: func() *exec.Cmd {
+			made = exec.Command("cat", "/proc/self/fd/3")
+			made.ExtraFiles = []*os.File{in}
+			return made
+		},
+		Startup: 50 * time.Millisecond,
+	}.Start(t.Context())
+	if !errors.Is(err, fault.Unavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Start of a guard that hangs = %v", err)
+	}
+	if made.ProcessState == nil || made.ProcessState.Success() {
+		t.Errorf("the guard that hung is left as %v", made.ProcessState)
+	}
+}
+
 func TestKeeperRefuses(t *testing.T) {
 	for name, cmd := range map[string]func() *exec.Cmd{
 		"no program":     func() *exec.Cmd { return exec.Command("/nowhere") },
