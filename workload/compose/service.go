@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/compose-spec/compose-go/v2/types"
 
@@ -49,7 +50,7 @@ func (c *converter) service(out *draft, s types.ServiceConfig) error {
 		data.add("cwd", path.Clean(s.WorkingDir))
 	}
 	if s.User != "" {
-		if userForm.MatchString(s.User) {
+		if userForm().MatchString(s.User) {
 			data.add("user", quoted(s.User))
 		} else {
 			c.note(Dropped, at+".user", "%q is not user or user:group", s.User)
@@ -81,11 +82,17 @@ func (c *converter) service(out *draft, s types.ServiceConfig) error {
 }
 
 var (
-	userForm     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$`)
-	variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,127}$`)
-	flistForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$`)
-	secretForm   = regexp.MustCompile(`(?i)(passw|secret|token|private_?key|api_?key|credential)`)
+	userForm     = form(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$`)
+	variableForm = form(`^[A-Za-z_][A-Za-z0-9_.-]{0,127}$`)
+	flistForm    = form(`^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$`)
+	secretForm   = form(`(?i)(passw|secret|token|private_?key|api_?key|credential)`)
 )
+
+// form compiles an expression at its first use: every command of zos would wait
+// for it otherwise.
+func form(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // image is the name of the flist. Its root is pinned later, by zos apply.
 func (c *converter) image(at string, s types.ServiceConfig) string {
@@ -100,7 +107,7 @@ func (c *converter) image(at string, s types.ServiceConfig) string {
 	if pinned {
 		c.note(Changed, at+".image", "the digest %.19s… names an OCI image; flist_root pins the flist instead", digest)
 	}
-	if !flistForm.MatchString(name) {
+	if !flistForm().MatchString(name) {
 		c.note(Changed, at+".image", "%q is no name of an flist; put the right one there", name)
 		name = "CHANGE-ME"
 	}
@@ -200,12 +207,12 @@ func (c *converter) environment(at string, s types.ServiceConfig) (fields, error
 	out := fields{}
 	for _, k := range sorted(all) {
 		switch {
-		case !variableForm.MatchString(k):
+		case !variableForm().MatchString(k):
 			c.note(Dropped, at+".environment", "%q is no name of a variable", k)
 			continue
 		case strings.ContainsRune(all[k], 0):
 			return nil, fault.Errorf(fault.Invalid, "%s.environment.%s: the value has a NUL", at, k)
-		case secretForm.MatchString(k) && all[k] != "":
+		case secretForm().MatchString(k) && all[k] != "":
 			c.note(Changed, at+".environment."+k, "everybody who sees the document can read it; move it to secrets: %s: {file: …}", k)
 		}
 		out.add(k, quoted(all[k]))
