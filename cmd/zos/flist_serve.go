@@ -31,6 +31,7 @@ func (a *app) keeperCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			a.lean()
 			return dataserver.Keep(cmd.Context(), dataserver.KeepConfig{
 				RunDir: args[0], Cmd: []string{exe, "flist", "dataserver"}, Env: a.childEnv(), Log: a.logger(), Ready: dataserver.Ready,
 			})
@@ -63,6 +64,7 @@ func (a *app) dataserverCommand() *cobra.Command {
 			if o.Deadline, opt.ReadTimeout, err = a.readTimeouts(); err != nil {
 				return err
 			}
+			a.lean()
 			return dataserver.Child(cmd.Context(), a.slots(o), opt)
 		},
 	}
