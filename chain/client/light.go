@@ -316,6 +316,10 @@ type source struct {
 	held  *types.LightBlock // came with a proof
 }
 
+// Source is a server as a light client of the consensus engine sees it, for a new
+// validator that begins from a snapshot.
+func Source(chainID string, c *Client) provider.Provider { return &source{chain: chainID, c: c} }
+
 func (s *source) has(b *types.LightBlock) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

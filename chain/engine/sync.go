@@ -4,12 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
-	"encoding/json"
-	"io"
-	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,13 +14,12 @@ import (
 	"github.com/cometbft/cometbft/light/provider"
 	lightdb "github.com/cometbft/cometbft/light/store/db"
 	cmtstate "github.com/cometbft/cometbft/proto/tendermint/state"
-	cmtproto "github.com/cometbft/cometbft/proto/tendermint/types"
 	sm "github.com/cometbft/cometbft/state"
 	"github.com/cometbft/cometbft/statesync"
 	"github.com/cometbft/cometbft/types"
 	"github.com/cometbft/cometbft/version"
 
-	"zos.internal/chain"
+	"zos.internal/chain/client"
 	"zos.internal/internal/clock"
 	"zos.internal/internal/fault"
 )
@@ -76,7 +70,11 @@ func (s *SyncFrom) provider(ctx context.Context, id string, doc *types.GenesisDo
 	}
 	var servers []provider.Provider
 	for _, u := range s.Servers {
-		servers = append(servers, &lightServer{chain: id, url: strings.TrimSuffix(u, "/"), client: &http.Client{Timeout: 10 * time.Second}})
+		c, err := client.New(u, nil)
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, client.Source(id, c))
 	}
 	c, err := light.NewClient(ctx, id, light.TrustOptions{Period: trustPeriod, Height: int64(s.Height), Hash: s.Hash},
 		servers[0], servers[1:], lightdb.New(dbm.NewMemDB(), ""), light.Logger(log), light.MaxRetryAttempts(5))
@@ -156,65 +154,3 @@ func (t *trusted) State(ctx context.Context, height uint64) (sm.State, error) {
 		LastHeightConsensusParamsChanged: current.Height,
 	}, nil
 }
-
-// lightServer asks a chain server for headers.
-type lightServer struct {
-	chain, url string
-	client     *http.Client
-}
-
-var _ provider.Provider = (*lightServer)(nil)
-
-// String names the server in errors.
-func (l *lightServer) String() string { return l.url }
-
-// ChainID is the chain that the server must be of.
-func (l *lightServer) ChainID() string { return l.chain }
-
-// maxLight is the most bytes of an answer with a header.
-const maxLight = 4 << 20
-
-// LightBlock asks for a header; 0 is the newest.
-func (l *lightServer) LightBlock(ctx context.Context, height int64) (*types.LightBlock, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url+chain.PathLight+strconv.FormatInt(height, 10), nil)
-	if err != nil {
-		return nil, provider.ErrBadLightBlock{Reason: err}
-	}
-	resp, err := l.client.Do(req)
-	if err != nil {
-		return nil, provider.ErrNoResponse
-	}
-	defer resp.Body.Close()
-	switch {
-	case resp.StatusCode == http.StatusNotFound:
-		return nil, provider.ErrHeightTooHigh
-	case resp.StatusCode != http.StatusOK:
-		return nil, provider.ErrNoResponse
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxLight))
-	if err != nil {
-		return nil, provider.ErrNoResponse
-	}
-	var a chain.LightBlock
-	if err := json.Unmarshal(b, &a); err != nil {
-		return nil, provider.ErrBadLightBlock{Reason: err}
-	}
-	var p cmtproto.LightBlock
-	if err := p.Unmarshal(a.Block); err != nil {
-		return nil, provider.ErrBadLightBlock{Reason: err}
-	}
-	lb, err := types.LightBlockFromProto(&p)
-	if err == nil {
-		err = lb.ValidateBasic(l.chain)
-	}
-	if err == nil && height != 0 && lb.Height != height {
-		err = fault.Errorf(fault.Invalid, "height %d instead of %d", lb.Height, height)
-	}
-	if err != nil {
-		return nil, provider.ErrBadLightBlock{Reason: err}
-	}
-	return lb, nil
-}
-
-// ReportEvidence keeps nothing: validators find evidence by themselves.
-func (l *lightServer) ReportEvidence(context.Context, types.Evidence) error { return nil }
