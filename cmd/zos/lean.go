@@ -17,6 +17,8 @@ import (
 // stays.
 func lean() error {
 	debug.FreeOSMemory()
+	// A page that is touched again shall not bring 2 MiB along.
+	_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0)
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return err
