@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,5 +32,21 @@ func TestAClockBeforeTheGenesis(t *testing.T) {
 	}
 	if n, err := Start(t.Context(), cfg); fault.Of(err) != fault.Unavailable {
 		t.Errorf("Start with blocks before the genesis = %v, %v, want unavailable", n, err)
+	}
+}
+
+// TestClockBehindTheLastBlock: a machine whose clock was set back says so.
+func TestClockBehindTheLastBlock(t *testing.T) {
+	dir, _ := newChain(t)
+	n := start(t, testConfig(t, dir))
+	wire, _ := joinTx(t)
+	submit(t, n, wire)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(t, dir)
+	cfg.Clock = clock.Fixed(clock.System{}.Now().Add(-15 * time.Minute))
+	if n, err := Start(t.Context(), cfg); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "set the clock of this machine") {
+		t.Errorf("Start with a clock 15 min behind = %v, %v", n, err)
 	}
 }

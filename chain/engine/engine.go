@@ -213,10 +213,18 @@ func (n *Node) startEngine(ctx context.Context, doc *types.GenesisDoc) (err erro
 	return nil
 }
 
-// begun waits for the time of the genesis; the engine would do so too, but deaf
+// clockBehind is how far behind the last block a clock may be, in seconds: with
+// one further back the consensus engine would panic at the block it left off.
+const clockBehind = 60
+
+// begun refuses a clock that is far behind, and waits for the time of the genesis; the engine would do so too, but deaf
 // and silent.
 func (n *Node) begun(ctx context.Context) error {
 	now, at := n.cfg.Clock.Now(), n.genesis.Time
+	if last, ok := n.tree.Time(n.tree.Height()); ok && n.tree.Height() > 0 && now.Unix() < last-clockBehind {
+		return fault.Errorf(fault.Unavailable, "start chain: it is %s by the clock of this machine, and the last block is of %s; set the clock of this machine and start again",
+			now.UTC().Format(time.RFC3339), time.Unix(last, 0).UTC().Format(time.RFC3339))
+	}
 	wait := at.Sub(now)
 	if wait <= 0 {
 		return nil
