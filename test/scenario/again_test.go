@@ -29,17 +29,23 @@ func TestSecondRunAsksForThePointer(t *testing.T) {
 		defer hub.mu.Unlock()
 		return slices.Clone(hub.log)
 	}
+	// What the first program didn't read to its end may still be fetched by the
+	// next one: contents are not what is kept here.
+	metadata := func(ref string) []string {
+		t.Helper()
+		return slices.DeleteFunc(run(ref), func(path string) bool { return strings.HasPrefix(path, "/p/") })
+	}
 	name := owner + "/app:1"
 	if asked := run(name); len(asked) < 3 || hub.asked("/p/", "/c/", "/batch") == 0 {
 		t.Fatalf("the first run asked for %q: the test proves nothing", asked)
 	}
 	pointer := []string{"/g/" + owner + "/app/1"}
 	for range 2 {
-		if asked := run(name); !slices.Equal(asked, pointer) {
+		if asked := metadata(name); !slices.Equal(asked, pointer) {
 			t.Errorf("the next run asked for %q, want %q", asked, pointer)
 		}
 	}
-	if asked := run(id); len(asked) > 0 {
+	if asked := metadata(id); len(asked) > 0 {
 		t.Errorf("the run of the id asked for %q", asked)
 	}
 	// It is no image of the local store.
@@ -63,7 +69,7 @@ func TestSecondRunAsksForThePointer(t *testing.T) {
 			if asked := run(id); len(asked) == 0 {
 				t.Errorf("nothing was fetched for a damaged %s", rel)
 			}
-			if asked := run(id); len(asked) > 0 {
+			if asked := metadata(id); len(asked) > 0 {
 				t.Errorf("after %s was fetched again a run asked for %q", rel, asked)
 			}
 		}
