@@ -96,7 +96,6 @@ type Node struct {
 	Since     int64            `cbor:"6,keyasint" json:"since"`                    // of the power state, unix seconds
 	Down      []identity.Party `cbor:"7,keyasint,omitempty" json:"down,omitempty"` // relays that say it is down
 	Certified []Claim          `cbor:"8,keyasint,omitempty" json:"certified,omitempty"`
-	Fee       uint64           `cbor:"9,keyasint,omitempty" json:"-"`
 }
 
 // Claim is an auditor's statement.

@@ -193,20 +193,7 @@ func TestNothingIsLeftOut(t *testing.T) {
 // TestOldStateAfterARestart: a client that starts again remembers how far it was.
 func TestOldStateAfterARestart(t *testing.T) {
 	g := newGrid(t, "test-1")
-	var old []byte
-	var replay atomic.Bool
-	c := liar(t, g, func(path string, body []byte) []byte {
-		if path != chain.PathProof {
-			return body
-		}
-		if old == nil {
-			old = body
-		}
-		if replay.Load() {
-			return old
-		}
-		return body
-	})
+	c, replay := replayer(t, g)
 	dir := t.TempDir()
 	l, err := g.light(c, func(o *client.Options) { o.Dir = dir })
 	if err != nil {

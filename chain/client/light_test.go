@@ -270,13 +270,12 @@ func TestLyingServers(t *testing.T) {
 	}
 }
 
-// TestStaleServer: a state older than one seen before is refused, and one older
-// than the age that the caller accepts.
-func TestStaleServer(t *testing.T) {
-	g := newGrid(t, "test-1")
+// replayer is a server that, once told to, answers with its first proof again.
+func replayer(t *testing.T, g *grid) (*client.Client, *atomic.Bool) {
+	t.Helper()
 	var old []byte
-	var replay atomic.Bool
-	c := liar(t, g, func(path string, body []byte) []byte {
+	replay := new(atomic.Bool)
+	return liar(t, g, func(path string, body []byte) []byte {
 		if path != chain.PathProof {
 			return body
 		}
@@ -287,7 +286,14 @@ func TestStaleServer(t *testing.T) {
 			return old
 		}
 		return body
-	})
+	}), replay
+}
+
+// TestStaleServer: a state older than one seen before is refused, and one older
+// than the age that the caller accepts.
+func TestStaleServer(t *testing.T) {
+	g := newGrid(t, "test-1")
+	c, replay := replayer(t, g)
 	l, err := g.light(c, nil)
 	if err != nil {
 		t.Fatal(err)
